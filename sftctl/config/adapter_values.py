@@ -21,7 +21,9 @@ _NAMES = {"target_modules": True, "exclude_modules": True, "modules_to_save": Fa
 def nonsense(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) for each key with an impossible value."""
     for key, (kind, bounds) in _NUMBERS.items():
-        if problem := _number_problem(settings.get(key), kind, bounds):
+        if key in settings and settings[key] is None:
+            yield key, "not a number"
+        elif problem := _number_problem(settings.get(key), kind, bounds):
             yield key, problem
     for key, (kind, bounds) in _BY_LAYER.items():
         if problem := _table_problem(settings.get(key), kind, bounds):

@@ -78,6 +78,11 @@ _OTHER_MODELS = {
     "alora_invocation_tokens": "is active only after certain tokens",
 }
 """Options that change the base model, or how the base model computes."""
+_DEFAULTS = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
+"""The values that peft uses for a missing key."""
+_REPEATABLE = (*_ACCEPTED["init_lora_weights"], False, None, "pissa", "olora")
+"""Values of init_lora_weights that leave the base as it is, or that peft changes again in the same
+way when it loads the adapter."""
 _MERGE = "merge the adapter with the tool that made it, and train the merged model"
 _OTHER_KEYS = "this can't be changed: remove the key, or start a new adapter with --lora"
 _OTHER_TOOL = "merge the adapter with the tool that made it"
@@ -109,6 +114,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for key, what in _OTHER_MODELS.items():
         if settings.get(key):
             raise ConfigError(f"{file}: {key} is set: such an adapter {what}", hint=_OTHER_TOOL)
+    if (init := settings.get("init_lora_weights")) not in _REPEATABLE:
+        raise ConfigError(
+            f"{file}: init_lora_weights is {init}: such an adapter also changes its base, in a way "
+            "that can't be repeated",
+            hint=f"{_OTHER_TOOL}; if its base is the changed model, set the key to true",
+        )
     for key, problem in nonsense(settings):
         raise ConfigError(
             f"{file}: {key} = {settings[key]!r}: {problem}",
@@ -200,8 +211,9 @@ def _settings_in(folder: Path) -> dict[str, Any]:
     and for an option that sftctl can't train."""
     settings = read_settings(folder)
     _require_known(folder / CONFIG_NAME, settings)
+    known = {**_DEFAULTS, **settings}
     values = {
-        ours: settings[theirs] for theirs, ours in _KEYS.items() if settings.get(theirs) is not None
+        ours: known[theirs] for theirs, ours in _KEYS.items() if known.get(theirs) is not None
     }
     return {**values, "targets": _targets(folder, settings)}
 

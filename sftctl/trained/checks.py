@@ -10,6 +10,7 @@ from sftctl.config.check import LONG_DTYPES
 from sftctl.disk import refusals, require_utf8
 from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.folders import require_makeable
+from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
 from sftctl.runs.newest import run_around, runs_nearby
@@ -22,8 +23,6 @@ FORMATS = {
 }
 """Format of `export` -> the dtypes that its weights can have. `hf` is a Hugging Face directory,
 `gguf` a .gguf file, `adapter` an adapter in peft's format."""
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 _DATA = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"))
 
@@ -44,10 +43,10 @@ def _kind_of(path: Path) -> Kind:
         return "run"
     if (path / MANIFEST_NAME).is_file() and RunDir(path.parent.parent).run_file.is_file():
         return "checkpoint"
+    if is_adapter_folder(path):
+        return "adapter"
     if (path / "config.json").is_file() or _may_be_pretrained(path):
         return "model"
-    if (path / ADAPTER_CONFIG).is_file():
-        return "adapter"
     if is_preset(str(path)):
         raise NoCheckpoint(
             f"{path}: a preset, which has no weights before it is trained",

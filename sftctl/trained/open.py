@@ -17,6 +17,7 @@ from sftctl.checkpoint.load import load_weights
 from sftctl.checkpoint.sealed import is_sealed, read_seal
 from sftctl.errors import CheckpointError, CorruptCheckpoint
 from sftctl.model.adapter.attach import AdapterFile, Attached
+from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
@@ -27,7 +28,7 @@ from sftctl.runs.final import CARD_NAME, last_manifest, problems_of_final, requi
 from sftctl.runs.origin import of_another_run
 from sftctl.tracking import status
 from sftctl.trained.checks import kind_of
-from sftctl.trained.open_adapter import TOKENIZER_FILES, is_adapter, open_adapter, write_adapter
+from sftctl.trained.open_adapter import TOKENIZER_FILES, open_adapter, write_adapter
 from sftctl.words import in_shell
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def open_trained(
         model = load_architecture(run.model_folder)
         load_weights(place.path, model.state_dict(), manifest)
         return Trained(model, load_tokenizer(str(run.model_folder), chat_template), run, manifest)
-    if place.is_checkpoint or is_adapter(place.path):
+    if place.is_checkpoint or is_adapter_folder(place.path):
         with _adapter_folder(place) as folder:
             attached, own = open_adapter(
                 folder,

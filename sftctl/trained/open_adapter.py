@@ -10,11 +10,13 @@ from sftctl.errors import ConfigError
 from sftctl.model.adapter.attach import AdapterFile, Attached, attach
 from sftctl.model.adapter.base import adapter_of
 from sftctl.model.adapter.lora import lora_config, saved_tensors
+from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.adapter.save import CONFIG_NAME, save_adapter
 from sftctl.model.fake import fake_model
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 from sftctl.runs.base import Base, base_location, require_same_base
 from sftctl.runs.directory import RunDir
+from sftctl.words import in_shell
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,11 +24,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a directory has an adapter in peft's format, from any tool."""
-    return (folder / CONFIG_NAME).is_file()
 
 
 def open_adapter(
@@ -64,6 +61,12 @@ def _require_base(adapter: AdapterFile) -> None:
         raise ConfigError(
             f"{adapter.folder / CONFIG_NAME}: its base {adapter.base} is not there",
             hint="put the base back, or set base_model_name_or_path to where it is",
+        )
+    if is_adapter_folder(Path(adapter.base)):
+        raise ConfigError(
+            f"{adapter.folder / CONFIG_NAME}: its base {adapter.base} is itself an adapter",
+            hint=f"`sftctl export {in_shell(adapter.base)} --merge --output DIR` makes a model of "
+            "that; then set base_model_name_or_path to DIR",
         )
 
 

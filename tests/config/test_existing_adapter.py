@@ -48,6 +48,18 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a list of ranks": ({"rank_pattern": [1]}, "rank_pattern = [1]: not a table that has a number"),
     "alpha below": ({"lora_alpha": -1}, "lora_alpha = -1: -1 is too small; at least 0"),
+    "no value of alpha": ({"lora_alpha": None}, "lora_alpha = None: not a number"),
+    "no value of the rank": ({"r": None}, "r = None: not a number"),
+    "no value of the dropout": ({"lora_dropout": None}, "lora_dropout = None: not a number"),
+    "quantized by its start": (
+        {"init_lora_weights": "loftq"},
+        "init_lora_weights is loftq: such an",
+    ),
+    "a random start": (
+        {"init_lora_weights": "pissa_niter_4"},
+        "init_lora_weights is pissa_niter_4",
+    ),
+    "a start from data": ({"init_lora_weights": "corda"}, "init_lora_weights is corda: such an ad"),
     "dropout": ({"lora_dropout": 1.0}, "lora_dropout = 1.0: 1.0 is too large; it must be below 1"),
 }
 
@@ -67,6 +79,18 @@ def test_training_and_export_refuse_the_same_settings(tmp_path: Path, case: str)
     found = by_training.value
     assert found.message == by_export.value.message and found.hint and "\n" not in found.message
     assert found.message.startswith(f"{tmp_path / 'adapter_config.json'}: {message}")
+
+
+def test_a_key_that_is_missing_has_the_default_of_peft(tmp_path: Path) -> None:
+    """Not the default of this program, which is another one."""
+    settings = {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(4, 4)}, tmp_path / "adapter_model.safetensors")
+    found = existing_adapter._settings_in(tmp_path)
+    default = peft.LoraConfig()
+    assert (found["rank"], found["alpha"]) == (4, default.lora_alpha)
+    assert found["dropout"] == default.lora_dropout
 
 
 def test_every_option_of_the_installed_peft_is_known(tmp_path: Path) -> None:

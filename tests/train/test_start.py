@@ -130,6 +130,11 @@ def change(adapter: Path, **values: torch.Tensor | None) -> None:
     save_file({name: t for name, t in tensors.items() if t is not None}, file)
 
 
+def named(adapter: Path, part: str) -> list[str]:
+    """The names of the tensors with this part."""
+    return [name for name in load_file(adapter / "adapter_model.safetensors") if part in name]
+
+
 CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "another rank": (
         lambda a: None,
@@ -227,6 +232,26 @@ CASES: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
         lambda a: change(a, **{"base_model.model.lm_head.weight": None}),
         {},
         "ADAPTER: does not fit BASE: it has no lm_head, which modules_to_save names",
+    ),
+    "all tensors of a target are missing": (
+        lambda a: change(a, **dict.fromkeys(named(a, "q_proj"))),
+        {},
+        "ADAPTER: does not fit BASE: it has no model.layers.0.self_attn.q_proj, which adapter_conf",
+    ),
+    "all-linear, without a layer": (
+        lambda a: edit(a, target_modules="all-linear"),
+        {},
+        "ADAPTER: does not fit BASE: it has no model.layers.0.mlp.down_proj, which adapter_config.",
+    ),
+    "a pattern, without a layer": (
+        lambda a: edit(a, target_modules=r".*\.(q|k|up)_proj"),
+        {},
+        "ADAPTER: does not fit BASE: it has no model.layers.0.self_attn.k_proj, which adapter_conf",
+    ),
+    "no prefix": (
+        lambda a: change(a, **{FIRST: None, FIRST[17:]: torch.zeros(2, 64)}),
+        {},
+        "ADAPTER: does not fit BASE: model.layers.0.mlp.up_proj.lora_A.weight is not named as in a",
     ),
     "no folder": (lambda a: shutil.rmtree(a), {}, "ADAPTER/adapter_config.json: No such file"),
 }

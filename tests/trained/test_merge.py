@@ -17,10 +17,11 @@ from sftctl.inspection.diff import diff
 from sftctl.inspection.inspect import inspect_path
 from sftctl.model.load import load_pretrained
 from sftctl.model.sampling import Sampling
+from sftctl.model.source import require_model_folder
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from sftctl.train.run import run_training
 from sftctl.trained.chat import ChatSession
-from sftctl.trained.checks import check_export
+from sftctl.trained.checks import check_export, kind_of
 from sftctl.trained.export import export_adapter, export_merged, export_model
 from sftctl.trained.merge_proof import compare
 from sftctl.trained.open import open_trained
@@ -218,6 +219,24 @@ def fill(value: torch.Tensor) -> Callable[[dict[str, torch.Tensor]], None]:
     return filled
 
 
+def renamed(old: str, new: str, most: int = 1000) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Other names for the first `most` tensors."""
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in sorted(tensors)[:most]:
+            tensors[name.replace(old, new, 1)] = tensors.pop(name)
+
+    return rename
+
+
+def swap(tensors: dict[str, torch.Tensor]) -> None:
+    for name in sorted(tensors):
+        if ".lora_A" in name:
+            other = name.replace(".lora_A", ".lora_B")
+            tensors[name], tensors[other] = tensors[other], tensors[name]
+
+
+PREFIX = "base_model.model."
 NAN, WHOLE = torch.tensor(float("nan")), torch.tensor(1, dtype=torch.int8)
 
 DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -236,6 +255,31 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "whole numbers": (lambda a: changed(a, fill(WHOLE)), "is of type int8, which an adapter can't"),
     "no tensors": (lambda a: changed(a, dict.clear), "does not fit .*its file has no"),
     "other targets": (lambda a: edit(a, target_modules=["xyz"]), "does not fit"),
+    "no prefix": (lambda a: changed(a, renamed(PREFIX, "")), "where it begins with base_model.mod"),
+    "no prefix once": (
+        lambda a: changed(a, renamed(PREFIX, "", 1)),
+        "not named as in a file of pe",
+    ),
+    "half a prefix": (lambda a: changed(a, renamed(PREFIX, "model.")), "not named as in a file of"),
+    "wrapped": (lambda a: changed(a, renamed("", "module.")), "not named as in a file of peft"),
+    "compiled": (lambda a: changed(a, renamed("", "_orig_mod.")), "not named as in a file of peft"),
+    "its name in a model": (
+        lambda a: changed(a, renamed(".weight", ".default.weight")),
+        "has the name that it has in a model",
+    ),
+    "A and B swapped": (lambda a: changed(a, swap), "does not fit .*has rank"),
+    "a head that is not in it": (
+        lambda a: edit(a, modules_to_save=["lm_head"]),
+        "it has no lm_head, which modules_to_save names",
+    ),
+    "rows that are not in it": (
+        lambda a: edit(a, trainable_token_indices=[1, 2]),
+        "it has no rows of tokens, which trainable_token_indices names",
+    ),
+    "another adapter as its base": (
+        lambda a: edit(a, base_model_name_or_path=str(a)),
+        "its base .* is itself an adapter",
+    ),
     "not JSON": (lambda a: (a / "adapter_config.json").write_text("{"), "adapter_config.json"),
 }
 
@@ -266,6 +310,22 @@ def test_merge_is_for_adapters_and_adapters_are_merged(adapter: Path, tmp_path: 
         check_export(tmp_path / "base", output, "float32", "adapter")
     with pytest.raises(ConfigError, match="not --format gguf"):
         check_export(adapter, output, "float32", "gguf", merge=True)
+
+
+def test_an_adapter_next_to_a_model_is_an_adapter_for_every_command(
+    adapter: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(adapter.parent / "base" / name, adapter / name)
+    assert kind_of(adapter) == "adapter" and open_trained(adapter).adapter is not None
+    with pytest.raises(ConfigError, match="is an adapter, not a complete model"):
+        check_export(adapter, tmp_path / "out", "float32")
+    check_export(adapter, tmp_path / "out", "float32", merge=True)
+    with pytest.raises(ConfigError, match=f"{adapter}: an adapter of .*, not a model"):
+        require_model_folder(str(adapter))
+    (adapter / "adapter_model.safetensors").unlink()
+    assert kind_of(adapter) == "model"
+    require_model_folder(str(adapter))
 
 
 def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from sftctl.errors import ConfigError
 from sftctl.inspection.formats.files import Files, folder_of
 from sftctl.inspection.inspection import Tensors
 from sftctl.inspection.pickles.values import table
-from sftctl.model.adapter.ranks import wrong_rank
+from sftctl.model.adapter.names import TWO_FILES, misfit
+from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.folder.config_edits import EMPTY_TENSORS
 from sftctl.model.folder.read_files import files_read
 from sftctl.runs.final import CARD_NAME
 
 _LONGEST_CARD = 1 << 18
-_TWO_FILES = "the two files belong to different adapters: copy or download it again"
 _OURS = "fine-tuned on conversations by sftctl"
 _STEPS = re.compile(r"^\| steps \| ([\d,]+) of ", re.MULTILINE)
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
@@ -103,13 +103,14 @@ def judge_adapter(
     except ConfigError as error:
         reason = error.message.removeprefix(f"{files.path}/")
         return [], f"{note}: {reason}; {error.hint}"
-    if (misfit := _misfit(adapter, tensors)) is not None:
-        files.remedies[misfit] = _TWO_FILES
-        return [misfit], note
+    if (wrong := _misfit(adapter, tensors)) is not None:
+        problem = f"{WEIGHTS_NAME}: {wrong[0]}"
+        files.remedies[problem] = wrong[1]
+        return [problem], note
     if WEIGHTS_NAME not in files.sizes:
         return [], f"{note}: sftctl takes its weights only as {WEIGHTS_NAME}"
     try:
-        _require_numbers(files)
+        _require_declared(files, adapter)
     except ConfigError as error:
         problem = error.message.removeprefix(f"{files.path}/")
         files.remedies[problem] = error.hint or ""
@@ -124,27 +125,34 @@ def _way_to_a_model(adapter: Mapping[str, Any]) -> str:
     is_path = base.startswith((".", "/", "~")) or base.count("/") > 1
     if is_path and not Path(base).exists():
         return "to merge it, put the base back, or set base_model_name_or_path to where it is"
+    if is_adapter_folder(Path(base)):
+        return "its base is itself an adapter: merge that first"
     return "`sftctl export --merge` makes a model of it and its base"
 
 
-def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> str | None:
-    """How the tensors contradict the settings; None if they do not."""
+def _misfit(adapter: Mapping[str, Any], tensors: Tensors) -> tuple[str, str] | None:
+    """How the tensors contradict the settings, and what to do; None if they do not."""
     shapes = {name.removeprefix("model."): (*one.shape,) for name, one in tensors.items()}
-    if (wrong := wrong_rank(adapter, shapes)) is not None:
-        return f"{WEIGHTS_NAME}: {' '.join(wrong)}"
+    if (wrong := misfit(adapter, shapes)) is not None:
+        return wrong
     layers = [name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name]
     normed = {name.partition(".lora_magnitude_vector")[0] for name in shapes}
     lost = [layer for layer in layers if layer not in normed]
     if adapter.get("use_dora") is True and lost:
-        return f"{WEIGHTS_NAME}: no {lost[0]}.lora_magnitude_vector, but use_dora is set"
+        return f"no {lost[0]}.lora_magnitude_vector, but use_dora is set", TWO_FILES
     return None
 
 
-def _require_numbers(files: Files) -> None:
-    """ConfigError if a tensor has a value that is not finite. Reads all tensors."""
+def _require_declared(files: Files, adapter: Mapping[str, Any]) -> None:
+    """ConfigError if a value is not finite, or if the settings leave out a layer of the file.
+
+    Reads all tensors.
+    """
+    from sftctl.model.adapter.declared import undeclared
     from sftctl.model.adapter.tensors import tensor_shapes
 
-    tensor_shapes(files.path)
+    if (what := undeclared(tensor_shapes(files.path), adapter)) is not None:
+        raise ConfigError(f"{WEIGHTS_NAME}: {what}", TWO_FILES)
 
 
 def is_mlx_adapter(adapter: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ Any adapter that peft can read will do.
 
 import re
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ import torch
 from sftctl.config.existing_adapter import read_settings
 from sftctl.errors import CheckpointError, ConfigError
 from sftctl.model.adapter.lora import import_peft, quantizable_layers
+from sftctl.model.adapter.names import PREFIX, misfit
 from sftctl.model.adapter.nf4 import quantize
-from sftctl.model.adapter.ranks import wrong_rank
-from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME
+from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.model.adapter.tensors import tensor_shapes
 from sftctl.model.folder.weight_names import Warn
 from sftctl.model.load import load_pretrained
@@ -107,35 +107,31 @@ def attach(
     model = load_pretrained(location or adapter.base, warn, dtype if form is None else "auto")
     if form is not None:
         quantize(model, quantizable_layers(model), dtype, dequantized=True)
-    shapes = _shapes(adapter)
-    _require_ranks(adapter, shapes)
+    stored = tensor_shapes(adapter.folder)
+    if (wrong := misfit(adapter.settings, stored)) is not None:
+        raise _does_not_fit(adapter, *wrong)
+    shapes = {name.removeprefix(PREFIX): shape for name, shape in stored.items()}
     _grow(model, shapes)
     peft = import_peft()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `_require_names` raises an error for missing names
+        warnings.simplefilter("ignore")  # `_require_loaded` raises an error for missing names
         try:
             config = _with_targets(peft.PeftConfig.from_pretrained(str(adapter.folder)), shapes)
             wrapper = peft.PeftModel.from_pretrained(model, str(adapter.folder), config=config)
         except _PEFT_ERRORS as problem:
             raise _does_not_fit(adapter, _last_line(problem)) from problem
-    _require_names(adapter, wrapper, shapes.keys())
+    _require_loaded(adapter, wrapper)
     return Attached(model, wrapper, form)
-
-
-def _require_ranks(adapter: AdapterFile, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """ConfigError if a matrix A has none of the ranks in the settings.
-
-    Call this before peft does: peft would create matrices of a wrong rank.
-    """
-    if (wrong := wrong_rank(adapter.settings, shapes)) is not None:
-        raise _does_not_fit(adapter, " ".join(wrong))
 
 
 def _with_targets(config: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """Complete the settings: if they name no targets, the targets are the layers with tensors.
 
-    Otherwise peft would choose targets by the type of the model.
+    Otherwise peft would choose targets by the type of the model. The first values of an adapter do
+    not matter, because it is loaded, unless they also change the base.
     """
+    if config.init_lora_weights in ("gaussian", "orthogonal", "eva"):
+        config.init_lora_weights = True
     if config.target_modules is None and not config.target_parameters:
         layers = {name.partition(".lora_A")[0] for name in shapes if ".lora_A" in name}
         config.target_modules = layers or None
@@ -183,29 +179,32 @@ def _set_tied(model: "PreTrainedModel", tied: bool) -> None:
         config.tie_word_embeddings = tied
 
 
-def _shapes(adapter: AdapterFile) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in the adapter's file, by their names in the model."""
-    found = tensor_shapes(adapter.folder)
-    return {name.removeprefix(PREFIX): shape for name, shape in found.items()}
+def _require_loaded(adapter: AdapterFile, wrapper: Any) -> None:
+    """ConfigError unless each tensor of the file is in the model, with its values, and no other.
 
+    peft itself only warns about missing tensors, and loads none if all have other names.
+    """
+    from safetensors.torch import load_file
 
-def _require_names(adapter: AdapterFile, wrapper: Any, there: Set[str]) -> None:
-    """ConfigError if the file lacks a tensor of the adapter, or has an unknown tensor."""
-    peft = import_peft()
+    stored = load_file(adapter.folder / WEIGHTS_NAME)
     # With the embeddings (the default), peft would add them if the vocabulary was enlarged.
-    tensors = peft.get_peft_model_state_dict(wrapper, save_embedding_layers=False)
-    here = {name.removeprefix(PREFIX) for name in tensors}
-    plain = set(wrapper.base_model.model.state_dict())  # some tools write the embeddings too
-    plain |= {name.replace(".base_layer.", ".") for name in plain}
-    if missing := sorted(here - there):
-        raise _does_not_fit(adapter, f"its file has no {missing[0]}")
-    if unknown := sorted(there - here - plain):
-        raise _does_not_fit(adapter, f"the base has no place for {unknown[0]}")
+    loaded = import_peft().get_peft_model_state_dict(wrapper, save_embedding_layers=False)
+    plain = {PREFIX + name for name in wrapper.base_model.model.state_dict()}
+    plain |= {name.replace(".base_layer.", ".") for name in plain}  # some tools write embeddings
+    for what, names in (
+        ("its file has no", loaded.keys() - stored.keys()),
+        ("the base has no place for", stored.keys() - loaded.keys() - plain),
+    ):
+        if names:
+            raise _does_not_fit(adapter, f"{what} {min(names).removeprefix(PREFIX)}")
+    for name in loaded.keys() & stored.keys():
+        if not torch.equal(stored[name].to(loaded[name].dtype), loaded[name]):
+            raise _does_not_fit(adapter, f"{name.removeprefix(PREFIX)} is not loaded as it is")
 
 
 def _last_line(problem: Exception) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
 
 
-def _does_not_fit(adapter: AdapterFile, what: str) -> ConfigError:
-    return ConfigError(f"{adapter.folder}: does not fit {adapter.base}: {what}", hint=_OTHER_BASE)
+def _does_not_fit(adapter: AdapterFile, what: str, hint: str = _OTHER_BASE) -> ConfigError:
+    return ConfigError(f"{adapter.folder}: does not fit {adapter.base}: {what}", hint=hint)

@@ -171,8 +171,13 @@ def _linear_layers(model: "PreTrainedModel", block: str) -> list[str]:
     return [
         f"{block}.{name}"
         for name, module in model.get_submodule(block).named_modules()
-        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
+        if is_linear(module)
     ]
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether a module is a linear layer, or GPT-2's form of one."""
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def quantizable_layers(model: "PreTrainedModel", whole: Iterable[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from sftctl.config.existing_adapter import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.config.schema import RunConfig
 from sftctl.errors import ConfigError
 from sftctl.model.presets import is_preset
@@ -46,11 +47,21 @@ def require_bitsandbytes() -> None:
         )
 
 
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder has an adapter in peft's format, from any tool.
+
+    With a complete model next to it, it is still an adapter: transformers and peft read it so.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return False
+    return (folder / WEIGHTS_NAME).is_file() or not (folder / "config.json").is_file()
+
+
 def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None:
     """ConfigError if a folder should be a model, but is an adapter or the run of an adapter.
 
     `settings` is the content of the folder's adapter_config.json, or None. `has_weights`: the
-    folder also has the weights of a complete model.
+    folder has the weights of a complete model. An adapter's weights next to them are refused too.
     """
     if not (folder / "config.json").is_file() and (folder / "final/adapter_config.json").is_file():
         raise ConfigError(
@@ -58,7 +69,7 @@ def refuse_adapter(folder: Path, settings: object, *, has_weights: bool) -> None
             hint=f"`sftctl export {in_shell(folder)} --merge --output DIR` merges it into "
             f"its base; or --adapter {in_shell(folder / 'final')} continues to train it",
         )
-    if isinstance(settings, dict) and not has_weights:
+    if isinstance(settings, dict) and (not has_weights or is_adapter_folder(folder)):
         base = settings.get("base_model_name_or_path") or settings.get("model")
         raise ConfigError(
             f"{folder}: an adapter of {base or 'an unnamed base'}, not a model",

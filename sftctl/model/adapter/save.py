@@ -12,11 +12,11 @@ import torch
 from sftctl.config.existing_adapter import CONFIG_NAME as CONFIG_NAME
 from sftctl.config.existing_adapter import WEIGHTS_NAME as WEIGHTS_NAME
 from sftctl.disk import system_errors
+from sftctl.model.adapter.names import PREFIX
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-PREFIX = "base_model.model."
 _OWN = re.compile(r"\.(lora_\w+)\.default(\.\w+)?$")
 
 

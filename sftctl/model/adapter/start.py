@@ -3,15 +3,17 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sftctl import jsonio
-from sftctl.config.existing_adapter import RESTRICTIONS, read_settings, restricts
+from sftctl.config.existing_adapter import read_settings
 from sftctl.errors import ConfigError
-from sftctl.model.adapter.lora import import_peft, saved_tensors
-from sftctl.model.adapter.save import CONFIG_NAME, PREFIX, WEIGHTS_NAME, peft_name
+from sftctl.model.adapter.declared import adapted_layers, declared_layers, left_out
+from sftctl.model.adapter.lora import is_linear, saved_tensors
+from sftctl.model.adapter.names import PREFIX, TWO_FILES, misfit
+from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME, peft_name
 from sftctl.model.adapter.tensors import tensor_shapes
 from sftctl.model.tokenizer.new_tokens import new_ids
 
@@ -27,8 +29,10 @@ _MORE_ROWS = "tokens were added: name them with --set model.new_tokens=…"
 
 def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
     """ConfigError unless the adapter in `folder` has the same tensors as this model's adapter."""
-    shapes = tensor_shapes(folder)
-    _require_declared(model, folder, base, shapes.keys())
+    shapes, settings = tensor_shapes(folder), read_settings(folder)
+    if (wrong := misfit(settings, shapes)) is not None:
+        raise _does_not_fit(folder, base, *wrong)
+    _require_declared(model, folder, base, shapes)
     ours = {peft_name(name): tensor for name, tensor in saved_tensors(model).items()}
     for name, tensor in ours.items():
         if name not in shapes and ".lora_" in name:
@@ -47,37 +51,34 @@ def require_fit(model: "PreTrainedModel", folder: Path, base: str) -> None:
 def _require_declared(
     model: "PreTrainedModel", folder: Path, base: str, names: Collection[str]
 ) -> None:
-    """ConfigError unless the adapter's tensors are those that its adapter_config.json declares."""
+    """ConfigError unless the layers with an adapter are those that adapter_config.json declares."""
     settings = read_settings(folder)
-    for module in settings.get("modules_to_save") or ():
-        if not any(f".{module}." in name for name in names):
-            raise _does_not_fit(folder, base, f"it has no {module}, which modules_to_save names")
-    if settings.get("target_modules") in (None, "all-linear") or not restricts(settings):
+    if settings.get("target_modules") is None:
         return
-    found = {name.removeprefix(PREFIX).partition(".lora_")[0] for name in names if ".lora_" in name}
+    layers = _could_be_adapted(model)
+    found = adapted_layers(names) & {*layers}  # for others, the model has no place
     try:
-        declared = _declared_layers(model, settings)
+        declared = declared_layers(layers, settings)
     except (ValueError, TypeError, re.error) as problem:
         raise _does_not_fit(folder, base, str(problem).strip().splitlines()[-1]) from problem
-    if wrong := sorted(found ^ declared):
-        what = f"it has {wrong[0]}, which {CONFIG_NAME} leaves out"
-        if wrong[0] in declared:
-            what = f"it has no {wrong[0]}, which {CONFIG_NAME} names"
-        raise _does_not_fit(folder, base, what, _TWO_FILES)
+    if wrong := sorted(found - declared):
+        raise _does_not_fit(folder, base, left_out(wrong[0]), TWO_FILES)
+    whole = tuple(f".{name}" for name in settings.get("modules_to_save") or ())
+    if lost := sorted(name for name in declared - found if not f".{name}".endswith(whole)):
+        what = f"it has no {lost[0]}, which {CONFIG_NAME} names"
+        raise _does_not_fit(folder, base, what, TWO_FILES)
 
 
-def _declared_layers(model: "PreTrainedModel", settings: Mapping[str, Any]) -> set[str]:
-    """The linear layers that peft would give an adapter for these settings."""
-    peft = import_peft()
-    keys = ("target_modules", *RESTRICTIONS)
-    config = peft.LoraConfig(**{key: settings.get(key) for key in keys})
-    return {
+def _could_be_adapted(model: "PreTrainedModel") -> list[str]:
+    """The names of a model's linear layers, without the head. Adapters are not layers."""
+    head = model.get_output_embeddings()
+    return [
         name
         for name, module in model.named_modules()
-        if (hasattr(module, "base_layer") or isinstance(module, torch.nn.Linear))
+        if (hasattr(module, "base_layer") or is_linear(module))
+        and module is not head
         and not re.search(r"\.(lora_\w+|base_layer|original_module|modules_to_save)(\.|$)", name)
-        and peft.tuners.tuners_utils.check_target_module_exists(config, name)
-    }
+    ]
 
 
 def require_same_tokens(tokenizer: "ChatTokenizer", tokens: Sequence[str], folder: Path) -> None:

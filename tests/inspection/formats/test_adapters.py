@@ -26,6 +26,17 @@ def with_tensors(change: Callable[[torch.Tensor], torch.Tensor], **values: Any) 
     return made
 
 
+def with_names(old: str, new: str) -> Make:
+    """An adapter whose tensors have other names."""
+
+    def made(folder: Path) -> Path:
+        file = save_adapter(folder) / "adapter_model.safetensors"
+        save_file({name.replace(old, new, 1): t for name, t in load_file(file).items()}, file)
+        return folder
+
+    return made
+
+
 def without_magnitudes(folder: Path) -> Path:
     file = save_adapter(folder, use_dora=True) / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if "magnitude" not in name}, file)
@@ -43,6 +54,25 @@ REFUSED = [
     (with_tensors(same, r=0, use_rslora=True), "r = 0: 0 is too small", "correct this file"),
     (with_tensors(same, use_dora=True), None, None),
     (without_magnitudes, ".lora_magnitude_vector, but use_dora", "belong to different adapters"),
+    (with_names("base_model.model.", ""), "not named as in a file of peft", "save it again"),
+    (with_names("", "module."), "not named as in a file of peft", "save it again"),
+    (with_names("", "_orig_mod."), "not named as in a file of peft", "save it again"),
+    (with_names(".weight", ".default.weight"), "that it has in a model", "save it again"),
+    (
+        with_tensors(lambda t: t.t().contiguous()),
+        "has rank 16, and its settings 4",
+        "different adapters",
+    ),
+    (with_tensors(same, modules_to_save=["lm_head"]), "it has no lm_head", "different adapters"),
+    (with_tensors(same, trainable_token_indices=[1]), "it has no rows of tokens", "different"),
+    (with_tensors(same, layers_to_transform=[1]), "it has model.layers.0.self_attn", "different"),
+    (with_tensors(same, exclude_modules=["q_proj"]), "which adapter_config.json leaves", "differe"),
+    (with_tensors(same, target_modules=["v_proj"]), "which adapter_config.json leaves", "differen"),
+    (with_tensors(same, target_modules="all-linear"), None, None),
+    (with_tensors(same, target_modules=".*q_proj"), None, None),
+    (with_tensors(same, target_modules=None), None, None),
+    (with_tensors(same, layers_to_transform=[0]), None, None),
+    (with_tensors(same, lora_alpha=None), "lora_alpha = None: not a number", "correct this file"),
     (with_tensors(lambda t: t[:0]), "2 tensors are empty", "save it again"),
 ]
 
@@ -63,6 +93,8 @@ NOT_MERGED = [
     (lambda f: save_mlx_adapter(f / "a"), "MLX merges it"),
     (with_tensors(same, peft_type="PROMPT_TUNING"), "merge the adapter with the tool"),
     (with_tensors(same, base=""), "set base_model_name_or_path"),
+    (with_tensors(same, init_lora_weights="loftq"), "in a way that can't be repeated"),
+    (lambda f: save_adapter(f, str(f)), "its base is itself an adapter: merge that first"),
     (with_tensors(same, base="/nowhere/base"), "put the base back"),
 ]
 
