@@ -1,6 +1,7 @@
 """The class Conversation, and how the JSON text of a row becomes a Conversation."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,8 @@ from sftctl.data.conversations.unknown import WRAP, refuse_half_elsewhere, unkno
 from sftctl.data.ledger import BadRow, SourceLine
 
 TO_UTF8 = "convert the file to UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+
+_HAS_TOOLS = re.compile(rb'"(?:tool|function)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def from_text(
             raise _not_json(text, source, problem) from problem
     if not isinstance(row, dict):
         raise _not_an_object(row, source)
-    if b'"tool' in text or b'"function' in text:  # other rows have no numbers to train on
+    if _HAS_TOOLS.search(text):  # other rows have no numbers to train on
         _refuse_rounded(text, row, source, columns)
     has_nulls = from_arrow or b"null" in text
     return from_row(row, format, source, columns, from_arrow=from_arrow, has_nulls=has_nulls)
@@ -105,7 +108,8 @@ def from_row(
         fields, first = mapped(row, columns) if columns else (row, {})
         refuse_other_data(fields, columns)
         fields = with_turns_read(fields)
-        shape = (detect_shape(first) or detect_shape(fields)) if format == "auto" else format
+        shape = detect_shape(first) if first else None
+        shape = (shape or detect_shape(fields)) if format == "auto" else format
         if shape is None and (missing := empty_column(fields, nulls)) is not None:
             raise BadRow("bad_shape", f"{missing!r} is null", "fill it, or remove the row")
         if shape is None:

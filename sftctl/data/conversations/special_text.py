@@ -31,16 +31,23 @@ class SpecialTexts:
         )
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
         starts = {form for text in self.texts for form in _starts_in_json(text)}
-        self._starts = sorted(start for start in starts if b"\\u" not in start)
-        self._escaped = sorted(starts.difference(self._starts))
+        escaped = sorted(start for start in starts if b"\\u" in start)
+        self._escaped = re.compile(b"|".join(map(re.escape, escaped)) or b"(?!)")
+        # Searching for one byte is much faster than for two.
+        self._starts = [
+            (first, [start for start in starts if start.startswith(first)])
+            for first in sorted({start[:1] for start in starts.difference(escaped)})
+        ]
 
     def may_hold(self, raw: bytes) -> bool:
         """Whether the JSON text of a row may contain a special text. Nothing is parsed.
 
         False is certain. True can be wrong.
         """
-        starts = [*self._starts, *self._escaped] if b"\\u" in raw else self._starts
-        return any(start in raw for start in starts)
+        for first, starts in self._starts:
+            if first in raw and any(start in raw for start in starts):
+                return True
+        return b"\\u" in raw and self._escaped.search(raw) is not None
 
     def first(self, row: Conversation) -> tuple[int, str] | None:
         """The number of the first message with a special text, and this text.

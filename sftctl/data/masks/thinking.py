@@ -19,6 +19,7 @@ _QUESTION = {"role": "user", "content": "?"}
 THINKING_TAGS = frozenset({*TAGS, *TAGS.values()})
 """All tags that open or close a thinking block."""
 
+_ALL_OPENERS = tuple(TAGS)
 _OPENERS, _CLOSERS = ("|".join(map(re.escape, tags)) for tags in (TAGS, TAGS.values()))
 _EMPTY = re.compile("|".join(rf"{re.escape(o)}\s*{re.escape(c)}" for o, c in TAGS.items()))
 _OPENED = re.compile(rf"({_OPENERS})\s*(?:(?:{_CLOSERS})\s*)?\Z")
@@ -109,8 +110,10 @@ def open_thought(content: str) -> Thought | None:
 
     The usual cause is a generation that was cut off.
     """
+    text = content.lstrip()
+    if not text.startswith(_ALL_OPENERS):
+        return None
     for opener, closer in TAGS.items():
-        text = content.lstrip()
         if text.startswith(opener) and closer not in text:
             return Thought(text.removeprefix(opener).strip(), "", None, opener)
     return None

@@ -33,7 +33,7 @@ class EncodedText:
     text: str
     ids: Ids
     data: bytes = b""  # the text in UTF-8
-    ends: npt.NDArray[np.int64] | None = None  # the byte after each token; None: unknown
+    ends: npt.NDArray[np.int32] | None = None  # the byte after each token; None: unknown
 
 
 def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> EncodedText:
@@ -49,12 +49,17 @@ def encoded(text: str, tokenizer: ChatTokenizer, before: EncodedText | None) -> 
     num_known = 0 if before is None else _num_known(before, data, table)
     if before is None or before.ends is None or num_known == 0:
         ids = tokenizer.encode(text)
-    else:
-        rest = data[before.ends[num_known - 1] :].decode(errors="surrogatepass")
-        ids = np.concatenate([before.ids[:num_known], tokenizer.encode(rest)])
-        if tokenizer.is_checked and not np.array_equal(ids, tokenizer.encode(text)):
-            raise EngineDiffers(f"{tokenizer.engine} returns other token ids for {rest[:40]!r}")
-    return EncodedText(text, ids, data, table.ends(ids, data))
+        return EncodedText(text, ids, data, table.ends(ids, data))
+    begin = int(before.ends[num_known - 1])
+    rest = data[begin:].decode(errors="surrogatepass")
+    after = tokenizer.encode(rest)
+    ids = np.concatenate([before.ids[:num_known], after])
+    if tokenizer.is_checked and not np.array_equal(ids, tokenizer.encode(text)):
+        raise EngineDiffers(f"{tokenizer.engine} returns other token ids for {rest[:40]!r}")
+    ends = table.ends(after, data[begin:])
+    if ends is not None:
+        ends = np.concatenate([before.ends[:num_known], ends + begin])
+    return EncodedText(text, ids, data, ends)
 
 
 def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
@@ -63,19 +68,21 @@ def _num_known(before: EncodedText, data: bytes, table: TokenBytes) -> int:
         return 0
     # An added token that begins before this place must end within the common start.
     place = _num_shared(before.data, data) - max(1, table.longest_added)
-    return table.last_cut(before.ids, int(np.searchsorted(before.ends, place, side="right")) + 1)
+    return table.last_cut(before.ids, _tokens_to([place], before.ends)[0] + 1)
+
+
+def _tokens_to(places: Sequence[int], ends: npt.NDArray[np.int32]) -> list[int]:
+    """How many tokens end at or before each of these bytes."""
+    found: list[int] = ends.searchsorted(np.array(places, ends.dtype), side="right").tolist()
+    return found
 
 
 def _num_shared(one: bytes, other: bytes) -> int:
-    """The length in bytes of the common start of two texts, by binary search."""
-    equal, most = 0, min(len(one), len(other))
-    while equal < most:
-        middle = (equal + most + 1) // 2
-        if one[equal:middle] == other[equal:middle]:
-            equal = middle
-        else:
-            most = middle - 1
-    return equal
+    """The length in bytes of the common start of two texts."""
+    size = min(len(one), len(other))
+    differs = np.frombuffer(one, np.uint8, size) != np.frombuffer(other, np.uint8, size)
+    first = int(differs.argmax()) if size else 0
+    return first if size and differs[first] else size
 
 
 def mask_from_bytes(
@@ -92,7 +99,7 @@ def mask_from_bytes(
     if ends is None:
         return None
     edges = [*_in_bytes(encoded, chain.from_iterable(targets))]
-    after = np.searchsorted(ends, edges, side="right").tolist()  # tokens up to each edge
+    after = _tokens_to(edges, ends)
     if any(edge and ends[n - 1] != edge for edge, n in zip(edges, after, strict=True)):
         return None
     mask = np.zeros(len(ids), dtype=np.bool_)
@@ -121,7 +128,7 @@ def _stays_alone(ids: Ids, first: int, tokenizer: ChatTokenizer) -> bool:
     table = tokenizer.token_bytes
     assert table is not None
     stretch = ids[table.last_cut(ids, first) : first]
-    key = tuple(stretch.tolist()) if len(stretch) <= _HEADER else None
+    key = stretch.tobytes() if len(stretch) <= _HEADER else None
     if key is not None and key in table.same_alone:
         return table.same_alone[key]
     text = table.joined(stretch.tolist()).decode(errors="replace")

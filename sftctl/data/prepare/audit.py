@@ -84,12 +84,14 @@ class RowRemarks:
 
 def _is_empty(message: dict[str, Any]) -> bool:
     content: str = message["content"]
-    has_more = message.get("tool_calls") or (message.get("reasoning_content") or "").strip()
-    return not content.strip() and not has_more
+    if content and not content.isspace():
+        return False
+    return not (message.get("tool_calls") or (message.get("reasoning_content") or "").strip())
 
 
 def _holds_a_place(content: str) -> bool:
-    is_likely = any(tag in content for tag in _PLACES)  # much faster than the regular expression
+    # Two searches for texts are much faster than the regular expression.
+    is_likely = "<" in content and any(tag in content for tag in _PLACES)
     return is_likely and _PLACEHOLDER.search(content) is not None
 
 

@@ -56,10 +56,11 @@ class TokenBytes:
         self._by_id = by_id
         self.longest_added = longest_added
         """The length of the longest added token, in bytes."""
-        self._lengths = np.array([len(token) for token in by_id], dtype=np.int64)
+        self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
         self._is_normalized = is_normalized
         self._flags = np.zeros(len(by_id), dtype=np.uint8)
-        self.same_alone: dict[tuple[int, ...], bool] = {}
+        self._known_flags = bytes(len(by_id))  # the same, faster to read one by one
+        self.same_alone: dict[bytes, bool] = {}
         """A cache: whether the text of these tokens, encoded alone, gives these tokens again."""
 
     @classmethod
@@ -96,21 +97,27 @@ class TokenBytes:
             self._flags |= _flag(_LETTER, _LETTERS, (token[-1:] for token in self._by_id))
             self._flags |= _flag(_BREAK, _BREAKS, (token[:1] for token in self._by_id))
         self._flags[[index for index in special_ids(hf) if index < len(self._by_id)]] |= _SPECIAL
+        self._known_flags = self._flags.tobytes()
 
     def last_cut(self, ids: Ids, end: int) -> int:
         """The last token before token `end` at whose start the text of `ids` can be cut.
 
         0, the beginning of the text, if there is none.
         """
+        first, flags = max(0, end - _NEAR), self._known_flags
+        near = ids[first:end].tolist()
+        for place in range(len(near) - 1, 0, -1):
+            flag = flags[near[place]]
+            if flag & _SPECIAL or (flag & _BREAK and flags[near[place - 1]] & _LETTER):
+                return first + place
         size = _NEAR
-        while True:
+        while first:
+            size *= 8
             first = max(0, end - size)
             found = self.cuts(ids[first:end])
             if len(found):
                 return first + int(found[-1])
-            if first == 0:
-                return 0
-            size *= 8
+        return 0
 
     def cuts(self, ids: Ids) -> npt.NDArray[np.intp]:
         """The tokens at whose start the text can be cut, in order, without 0. `ids` is the complete
@@ -120,13 +127,13 @@ class TokenBytes:
         after_letter = flags[:-1] * np.uint8(_BREAK // _LETTER)
         return np.flatnonzero(flags[1:] & (after_letter & _BREAK | _SPECIAL)) + 1
 
-    def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int64] | None:
+    def ends(self, ids: Ids, text: bytes) -> npt.NDArray[np.int32] | None:
         """The byte of the text at which each token ends. None if the tokens are not the text.
 
         Without a normalizer, it is enough to compare the number of bytes: an encoder can only drop
         bytes, or use a token in place of more bytes than it has. Both change the number.
         """
-        ends = self._lengths.take(ids).cumsum()
+        ends = self._lengths.take(ids).cumsum(dtype=np.int32)
         num_bytes = int(ends[-1]) if len(ends) else 0
         if self._is_normalized and not text.isascii() and self.joined(ids.tolist()) != text:
             return None

@@ -251,7 +251,7 @@ def test_only_the_end_of_a_long_prompt_is_encoded_again(monkeypatch: pytest.Monk
     assert num_encoded == [1]
     table = tokenizer.token_bytes
     assert table is not None
-    monkeypatch.setattr(table, "cuts", lambda ids: np.array([], dtype=np.intp))
+    monkeypatch.setattr(table, "last_cut", lambda ids, end: 0)
     table.same_alone.clear()
     assert mask_from_bytes(known, [span], tokenizer) is not None
     assert num_encoded == [1, len(prompt)]

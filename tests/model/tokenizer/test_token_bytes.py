@@ -81,3 +81,14 @@ def test_a_tokenizer_that_merges_at_random_is_cut_only_before_special_tokens() -
     tokenizer = words_tokenizer("gpt-2", dropout=0.5)
     assert tokenizer.token_bytes is not None
     assert not tokenizer.token_bytes.cuts(tokenizer.encode("a b. c")).size
+
+
+def test_the_last_cut_is_found_near_and_far() -> None:
+    tokenizer = words_tokenizer("gpt-2")
+    table = tokenizer.token_bytes
+    assert table is not None
+    for text in ("a b. c<|end|>d", "<|end|>" + "你" * 20, "a b" + "好" * 300, "你" * 300, ""):
+        ids = tokenizer.encode(text)
+        cuts = table.cuts(ids).tolist()
+        for end in range(len(ids) + 1):
+            assert table.last_cut(ids, end) == max((c for c in cuts if c < end), default=0)
