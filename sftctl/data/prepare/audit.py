@@ -90,7 +90,7 @@ def _is_empty(message: dict[str, Any]) -> bool:
 
 
 def _holds_a_place(content: str) -> bool:
-    # Two searches for texts are much faster than the regular expression.
+    # Searching for a text is much faster than the regular expression.
     is_likely = "<" in content and any(tag in content for tag in _PLACES)
     return is_likely and _PLACEHOLDER.search(content) is not None
 

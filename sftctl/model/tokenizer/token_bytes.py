@@ -59,7 +59,7 @@ class TokenBytes:
         self._lengths = np.array([len(token) for token in by_id], dtype=np.int32)
         self._is_normalized = is_normalized
         self._flags = np.zeros(len(by_id), dtype=np.uint8)
-        self._known_flags = bytes(len(by_id))  # the same, faster to read one by one
+        self._known_flags = bytes(len(by_id))  # the same flags, faster to read one by one
         self.same_alone: dict[bytes, bool] = {}
         """A cache: whether the text of these tokens, encoded alone, gives these tokens again."""
 
