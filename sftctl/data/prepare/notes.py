@@ -24,11 +24,7 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     yield from _remarks(manifest)
     if manifest.val_fraction and not manifest.num_validation_examples:
         yield "validation", "no row was drawn: too few rows for this val_fraction"
-    other_splits = [text for text in manifest.left_out if text.endswith("by its name)")]
-    splits = [text for text in other_splits if "not a data file" not in text]
-    splits += [text for text in manifest.left_out if "(an archive or workbook" in text]
-    if splits:
-        yield "not read", shortened(splits)
+    yield from _left_out(manifest)
     if manifest.date is not None:
         yield "date", f"the chat template writes a date: {manifest.date} in all rows (data.date)"
     if manifest.layout_differs:
@@ -36,6 +32,18 @@ def store_notes(manifest: StoreManifest) -> Iterator[Note]:
     if manifest.rows_unpadded:
         rows = counted(manifest.rows_unpadded, "row")
         yield "padding", f"nulls were removed from tools or calls of {rows}"
+
+
+def _left_out(manifest: StoreManifest) -> Iterator[Note]:
+    """The files of a folder that were not read: other splits and archives, then all others."""
+    meant = ("data by its name)", "(an archive or workbook")
+    named = [t for t in manifest.left_out if any(m in t for m in meant) and "not a data" not in t]
+    others = [text.rpartition(" (")[0] for text in manifest.left_out if text not in set(named)]
+    if named:
+        yield "not read", shortened(named)
+    if others:
+        files = counted(len(others), "file is", "files are")
+        yield "other files", f"{files} not data by name: {shortened(others)}"
 
 
 _REMARKS = {

@@ -15,7 +15,10 @@ from sftctl.data.reading.documents import DOCUMENTS
 from sftctl.data.reading.tables import TABLES
 from sftctl.errors import DataError
 
-_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", *TABLES)
+_ENDINGS = (
+    *(".jsonl", ".json", ".ndjson", ".jsonlines", ".jl", ".parquet", ".pq", ".arrow", ".feather"),
+    *TABLES,
+)
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = frozenset(
     {
@@ -104,7 +107,7 @@ def matching(
     """
     data = [file for file in files if file.name not in _METADATA]
     left_out += [f"{file} (metadata)" for file in files if file.name in _METADATA]
-    if _HELD_OUT.intersection(_WORDS.findall(pattern.name.lower())):
+    if _HELD_OUT.intersection(_words(pattern.name)):
         return data
     fixed = takewhile(lambda part: not glob.has_magic(part), pattern.parts)
     return _of_the_split(data, Path(*fixed), wanted, left_out) or data
@@ -170,12 +173,18 @@ def _of_the_split(
 def _split_of(path: Path) -> str | None:
     """`train` or `held out`, by words in the name of the file or of the folders above it."""
     for part in (path.name, *reversed(path.parent.parts)):
-        words = set(_WORDS.findall(part.lower()))
+        words = _words(part)
         if words & _TRAIN:
             return "train"
         if words & _HELD_OUT:
             return "held out"
     return None
+
+
+def _words(name: str) -> set[str]:
+    """The words in a file's name, and each two neighbours as one word (held_out is heldout)."""
+    words = _WORDS.findall(name.lower())
+    return {*words, *(first + second for first, second in zip(words, words[1:], strict=False))}
 
 
 def _is_data(name: str, format: Format) -> bool:

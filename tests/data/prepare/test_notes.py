@@ -21,6 +21,8 @@ def test_each_file_has_its_rows_columns_and_reasons(tmp_path: Path, chatml: Chat
     written(tmp_path / "d/a.jsonl", [row("Hi") | {"id": 1, "input": "x"}, BAD])
     written(tmp_path / "d/b.jsonl", [BAD, BAD])
     written(tmp_path / "d/test.jsonl", [row("Hi")])
+    for name in ("part-00000", "config.json"):
+        (tmp_path / "d" / name).write_bytes(b"{}")
     manifest = prepare_store([tmp_path / "d"], tmp_path / "s", chatml, DataConfig()).manifest
     a, b = manifest.sources
     assert (a.rows, a.rows_kept, a.rows_dropped) == (2, 1, {"bad_role": 1})
@@ -28,7 +30,9 @@ def test_each_file_has_its_rows_columns_and_reasons(tmp_path: Path, chatml: Chat
     assert (b.rows_kept, b.rows_dropped, b.columns_used) == (0, {"bad_role": 2}, [])
     notes = dict(store_notes(manifest))
     assert notes["no usable row"] == f"{tmp_path}/d/b.jsonl: bad_role 2 dropped"
-    assert "test.jsonl (validation or test data by its name)" in notes["not read"]
+    assert notes["not read"] == f"{tmp_path}/d/test.jsonl (validation or test data by its name)"
+    others = f"{tmp_path}/d/config.json, {tmp_path}/d/part-00000"
+    assert notes["other files"] == f"2 files are not data by name: {others}"
 
 
 def test_validation_files_without_a_usable_row_are_an_error(

@@ -29,7 +29,7 @@ def make(tmp_path: Path, *names: str) -> None:
     ["valid.jsonl", "validation.jsonl", "val.json", "dev.jsonl", "test.jsonl", "eval.csv"]
     + ["test-00000-of-00001.parquet", "alpaca_val.jsonl", "TEST.jsonl", "squad-validation.arrow"]
     + ["test/rows.jsonl", "data/validation/0.parquet", "dev2.jsonl", "x.test.jsonl.gz"]
-    + ["chat.val.jsonl", "qa-eval-v2.jsonl"],
+    + ["chat.val.jsonl", "qa-eval-v2.jsonl", "held_out.jsonl", "hold-out.jl", "my_test_set.pq"],
 )
 def test_files_of_another_split_are_no_training_data_unless_they_are_named(
     tmp_path: Path, held_out: str
@@ -42,6 +42,12 @@ def test_files_of_another_split_are_no_training_data_unless_they_are_named(
     assert found(tmp_path, "d", Wanted(for_validation=True))[0] == sorted(
         ["d/more.jsonl", f"d/{held_out}"], key=lambda name: (name.count("/"), name)
     )
+
+
+@pytest.mark.parametrize("name", ["a.jsonlines", "a.jl", "a.pq", "a.feather", "a.jl.gz", "A.PQ"])
+def test_other_endings_of_known_formats_are_data(tmp_path: Path, name: str) -> None:
+    make(tmp_path, f"d/{name}")
+    assert found(tmp_path, "d") == ([f"d/{name}"], [])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A chat template with a clock writes one recorded day."""
 
+import time
 from datetime import date
 
 import pytest
@@ -25,6 +26,24 @@ DAY = date(2026, 11, 1)
 )  # fmt: skip
 def test_calls_of_the_clock_become_the_day(template: str, frozen: str) -> None:
     assert with_frozen_clock(template, DAY) == frozen
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize(
+    ("format", "written"),
+    [("%s", "1793491200"), ("%-s %%s", "1793491200 %s"), ("%H:%M %Z%z", "00:00 "), ("%c", None)],
+)
+def test_the_time_zone_of_the_machine_does_not_matter(
+    zone: str, format: str, written: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        frozen = with_frozen_clock(f"{{{{ strftime_now('{format}') }}}}", DAY)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert frozen == f'{{{{ "{"Sun Nov  1 00:00:00 2026" if written is None else written}" }}}}'
 
 
 @pytest.mark.parametrize(
