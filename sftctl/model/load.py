@@ -11,6 +11,7 @@ import torch
 from sftctl.disk import system_errors
 from sftctl.errors import CheckpointError, ConfigError, lacks_memory
 from sftctl.model.folder.load_errors import from_hub_or_disk
+from sftctl.model.folder.names_twice import require_one_value
 from sftctl.model.folder.other_kinds import require_trainable
 from sftctl.model.folder.read_files import has_weights, require_file_read
 from sftctl.model.folder.tied_head import require_tied_files, require_tied_head
@@ -148,6 +149,8 @@ def _from_files(
     """
     said: list[str] = []
     model, names = _named_as_it_is(name, source, config, options, said.append)
+    if names.has_prefixes and not source.is_gguf:
+        require_one_value(name, Path(source.location))
     if names.is_renamed:
         found, options, said = names.unexpected, {**options, "key_mapping": RENAMES}, []
         model, names = _named_as_it_is(name, source, config, options, said.append)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sftctl.errors import ConfigError
+from sftctl.model.folder.names_twice import two_values
+from sftctl.model.folder.pickled_tensors import have_equal_bytes
 from sftctl.model.folder.weight_names import Names, Warn, plain_name, renamed
 from sftctl.model.folder.weight_values import values_of
 from sftctl.model.presets import preset_config
@@ -34,7 +36,7 @@ def load_minimind(path: Path, warn: Warn, dtype: torch.dtype) -> "PreTrainedMode
     from transformers import AutoModelForCausalLM
 
     stored = _read(path)
-    weights = _plain(stored)
+    weights = _plain(path, stored)
     model = AutoModelForCausalLM.from_config(
         _config(path, weights), dtype=dtype, trust_remote_code=False
     )
@@ -71,11 +73,17 @@ def _names(model: "PreTrainedModel", weights: dict[str, torch.Tensor]) -> Names:
 
 def minimind_configuration(path: Path) -> "PretrainedConfig":
     """The configuration of the model that `load_minimind` loads, from the weights' shapes."""
-    return _config(path, _plain(_read(path)))
+    return _config(path, _plain(path, _read(path)))
 
 
-def _plain(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {plain_name(name): tensor for name, tensor in weights.items()}
+def _plain(path: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without known prefixes. ConfigError if this gives two weights one name."""
+    first: dict[str, str] = {}
+    for name, tensor in weights.items():
+        other = first.setdefault(plain_name(name), name)
+        if not have_equal_bytes(weights[other], tensor):
+            raise two_values(str(path), other, name)
+    return {plain: weights[name] for plain, name in first.items()}
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from sftctl.model.folder.computable import NOT_FINITE, require_computable
 from sftctl.model.load import max_positions
 
 if TYPE_CHECKING:
@@ -207,11 +208,14 @@ def why_rows_mix(model: "PreTrainedModel", longest_row: int) -> str | None:
         finally:
             model.set_attn_implementation(own)
     except Exception as problem:  # the model's own code may raise anything
+        require_computable(model, rows[0])
         return f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
     finally:
         widened.close()
         model.train(training)
     expected = torch.cat(alone, dim=1)
+    if not bool(expected.isfinite().all()):
+        return NOT_FINITE
     difference = float((together - expected).abs().max() / expected.abs().max())
     if difference <= _TOLERANCE:  # a NaN is not smaller
         return None

@@ -1,5 +1,6 @@
 """Where a pretrained model or tokenizer comes from: a directory, a .gguf or .pth file, the hub."""
 
+import json
 import logging
 import re
 import socket
@@ -126,9 +127,17 @@ def _refuse_other_file(path: Path) -> None:
     """ConfigError for a file that is neither .gguf nor .pth."""
     if path.is_file():
         hint = f"did you mean its folder, {path.parent}?"
-        if not (path.parent / "config.json").is_file():
+        if _is_gguf(path):
+            own = path.with_suffix(".gguf")
+            hint = f"it is a GGUF file: `mv {in_shell(path)} {in_shell(own)}` gives it its ending"
+        elif not (path.parent / "config.json").is_file():
             hint = f"`sftctl inspect-ckpt {in_shell(path)}` says what it is"
         raise ConfigError(f"{path}: a file, but not a .gguf or .pth file", hint)
+
+
+def _is_gguf(file: Path) -> bool:
+    with read_refusals(file, ConfigError, _RIGHTS), file.open("rb") as stream:
+        return stream.read(4) == b"GGUF"
 
 
 @cache
@@ -210,10 +219,13 @@ def _require_settings(folder: Path) -> None:
 
 
 def _json_or_none(file: Path) -> object:
-    try:
-        return loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None
+    with suppress(OSError, ValueError):
+        content = file.read_bytes()
+        try:
+            return loads(content)
+        except ValueError:
+            return json.loads(content)  # transformers too takes NaN and Infinity
+    return None
 
 
 def require_tokenizer_folder(name: str) -> None:
@@ -265,4 +277,13 @@ def tell_of_code(source: ModelSource, warn: Callable[[str], None] = on_stderr) -
     """Warn if a directory names Python files. They are not run."""
     code = None if source.is_gguf else code_in(Path(source.location))
     if code is not None:
-        warn(f"{source.location}: not run: {code}; transformers' own classes are used")
+        used = "; transformers' own classes are used" if _has_known_type(source) else ""
+        warn(f"{source.location}: not run: {code}{used}")
+
+
+def _has_known_type(source: ModelSource) -> bool:
+    """Whether transformers has classes for the folder's model type. A tokenizer alone has none."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    values = _json_or_none(Path(source.location) / "config.json")
+    return not isinstance(values, dict) or values.get("model_type") in CONFIG_MAPPING_NAMES

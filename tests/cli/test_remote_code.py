@@ -152,7 +152,7 @@ def code_not_run(result: Result, named_by: Path, first: str) -> bool:
     """Whether stderr has one line, ours, about code: that it is not run, and what names it."""
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     start = f"warning: {named_by.parent}: not run: {first}"
-    return line.startswith(start) and f"named by auto_map in {named_by};" in line
+    return line.startswith(start) and f"named by auto_map in {named_by}" in line
 
 
 @pytest.mark.parametrize("changes", [{}, {"model_type": "other"}])

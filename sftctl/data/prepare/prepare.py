@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,13 @@ from sftctl.data.prepare.fingerprint import PrepareOptions, StoreInputs
 from sftctl.data.sample import SAMPLE_TOKENIZER, sample_files
 from sftctl.data.storage.hashes import block_hashes
 from sftctl.disk import refusals
+from sftctl.environment import cache_folder
 from sftctl.errors import ConfigError, DataError, EngineDiffers, LayoutDiffers
 from sftctl.folders import new_folder
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 
 _MAKE_ROOM = "free some disk space there, or choose another --output"
+_MAKE_ROOM_IN_CACHE = "free some disk space there, or set XDG_CACHE_HOME to another folder"
 _LOOK = "to see such rows, prepare without --strict and with --show 3"
 
 
@@ -96,8 +99,16 @@ def prepare_store(
         found = same_store(output, made_from.fingerprint())
         if found is not None and not (options.strict and found.has_notes):
             return PreparedStore(found, is_reused=True)
-        with refusals(output, DataError, _MAKE_ROOM):
+        with refusals(output, DataError, _how_to_make_room(output)):
             return _write_exactly(output, made_from, on_progress)
+
+
+def _how_to_make_room(output: Path) -> str:
+    """The hint for a full disk. `train` writes its stores to the cache, and has no --output."""
+    with suppress(ConfigError):
+        if output.absolute().is_relative_to(cache_folder()):
+            return _MAKE_ROOM_IN_CACHE
+    return _MAKE_ROOM
 
 
 def _write_exactly(

@@ -113,6 +113,9 @@ def judge_gguf(
         shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         return "GGUF file", [f"{path.name}: {len(lost)} tensors are missing: {shown}"], [], look
     notes = []
+    if path.suffix != ".gguf":
+        own = in_shell(path.with_suffix(".gguf"))
+        notes.append(f"train needs the ending .gguf: `mv {in_shell(path)} {own}`")
     if arch not in READ_BY_TRANSFORMERS:
         notes.append(f"architecture {arch}: transformers can't read it, so train can't either")
     if fault := tokenizer_fault(values):

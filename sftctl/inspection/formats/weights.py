@@ -57,6 +57,7 @@ def judge_weights(
     refused, warnings = _judgement(path)
     if refused is not None and refused.is_damage:
         is_own_words = refused.reason.startswith(("config.json", "can't be loaded", "neither"))
+        is_own_words = is_own_words or refused.reason.partition(":")[0].endswith(".json")
         problem = refused.reason if is_own_words else f"config.json: {refused.reason}"
         files.remedies[problem] = refused.hint
         return [problem], [], None

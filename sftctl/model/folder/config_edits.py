@@ -3,6 +3,7 @@
 `train` and `inspect-ckpt` give the same hints. Loads neither torch nor transformers.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -88,12 +89,15 @@ def edit_of_type(config: Mapping[str, Any], known: Collection[str]) -> str:
 
 
 def wrong_size(config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """A size that is not an integer above 0, and the change; None if all sizes are right."""
+    """A size that is not an integer above 0, or a NaN, and the change; None if there is none."""
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, (str, bool, float)) or (isinstance(value, int) and value < 1):
             said = f"{key} is {printable(repr(value))}, not a size"
             return said, edit_of_size(key, value)
+    for key, value in config.items():
+        if isinstance(value, float) and math.isnan(value):
+            return f"{printable(key)} is NaN, not a number", edit_of_size(key, value)
     return None
 
 

@@ -100,11 +100,17 @@ def _fault_of_index(folder: Path) -> tuple[str, str] | None:
         return None
     if fault := _fault_of_json(index):
         return fault
-    named = loads(index.read_bytes()).get("weight_map")
-    if isinstance(named, dict) and all(isinstance(one, str) for one in named.values()):
-        return None
+    found = loads(index.read_bytes())
+    named = found.get("weight_map")
+    if isinstance(named, dict) and named and all(isinstance(one, str) for one in named.values()):
+        return None if "metadata" in found else _no_metadata(index)
     reason = f"{index.name}: its weight_map does not name a file for each tensor"
     return reason, "copy or download this file again"
+
+
+def _no_metadata(index: Path) -> tuple[str, str]:
+    hint = 'add "metadata": {} to it, or copy or download this file again'
+    return f"{index.name}: it has no metadata, which transformers needs", hint
 
 
 def _values_of(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from sftctl.disk import read_refusals
 from sftctl.errors import ConfigError
@@ -21,9 +22,9 @@ _QUANTIZED_TYPES = {
 }  # fmt: skip
 """Types of a matrix that a quantizer wrote: safetensors' names, and torch's."""
 
-_INTEGERS = {
+_NOT_REAL = {
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "C64": "complex64",
 }  # fmt: skip
 FROM_WHICH = "take the model that it was quantized from, in float32, bfloat16 or float16"
 WHOLE_NUMBERS_HINT = "save the model again in float32, bfloat16 or float16"
@@ -61,13 +62,32 @@ def require_numbers(folder: Path) -> None:
         if start == LFS_POINTER:
             hint = "`git lfs pull` in its folder downloads the files"
             raise ConfigError(f"{file}: {LFS_PROBLEM}", hint)
-        entries = header_of(file)
+        entries = header_of(file) or _pickled_entries(file)
         types = {name: str(one.get("dtype")) for name, one in entries.items()}
         shapes = {name: one.get("shape") for name, one in entries.items()}
         if dtype := quantized_type(types, shapes):
             raise ConfigError(f"model {folder}: {without_scales(dtype)}", hint=FROM_WHICH)
         if problem := whole_numbers(types):
             raise ConfigError(f"model {folder}: {problem}", hint=WHOLE_NUMBERS_HINT)
+
+
+def _pickled_entries(file: Path) -> dict[str, Mapping[str, Any]]:
+    """The types and shapes in a file of `torch.save`, as in a header of safetensors.
+
+    A file of before 2020 is not read, because this would read all of its numbers.
+    """
+    if file.suffix != ".bin" or not is_zipfile(file):
+        return {}
+    from sftctl.model.folder.pickled_tensors import pickled_tensors
+
+    names = {torch: name for name, torch in (_QUANTIZED_TYPES | _NOT_REAL).items()}
+    return {
+        name: {
+            "dtype": names.get(str(tensor.dtype).removeprefix("torch.")),
+            "shape": [*tensor.shape],
+        }
+        for name, tensor in pickled_tensors(file).items()
+    }
 
 
 def without_scales(dtype: str) -> str:
@@ -89,16 +109,18 @@ def quantized_type(types: Mapping[str, str], shapes: Mapping[str, Any]) -> str |
 
 
 def whole_numbers(types: Mapping[str, str]) -> str | None:
-    """A message about weights that hold integers; None if there are none.
+    """A message about weights that hold integers or complex numbers; None if there are none.
 
     `types` maps names to dtypes. Only names that end with `.weight` count: buffers such as GPT-2's
     attention mask (`attn.bias`) may hold integers.
     """
-    found = sorted(n for n, one in types.items() if n.endswith(".weight") and one in _INTEGERS)
+    found = sorted(n for n, one in types.items() if n.endswith(".weight") and one in _NOT_REAL)
     if not found:
         return None
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{found[0]}{more} has the type {_INTEGERS[types[found[0]]]}: a weight is not an integer"
+    dtype = _NOT_REAL[types[found[0]]]
+    kind = "a complex number" if dtype.startswith("complex") else "an integer"
+    return f"{found[0]}{more} has the type {dtype}: a weight is not {kind}"
 
 
 def _method(described: object) -> str:

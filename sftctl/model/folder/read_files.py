@@ -21,6 +21,7 @@ LONGEST_HEADER_BYTES = 1 << 26
 """At most this much of a safetensors file's header is read."""
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz", ".msgpack", ".h5")
+_USUAL_NAMES = ("model*.safetensors", "pytorch_model*.bin")
 _COMPARED_AT_ONCE_BYTES = 1 << 24
 _SHOWN = 3
 
@@ -81,14 +82,13 @@ def has_weights(folder: Path) -> bool:
 
 
 def unread_files(folder: Path) -> str | None:
-    """A line about weight files of the same kind that are not read; None if all are read."""
+    """A line about weight files with the usual names that are not read; None if all are read."""
     read = files_read(folder)
     if not read:
         return None
-    kind = read[0].suffix
-    pattern = f"{'model' if kind == '.safetensors' else 'pytorch_model'}*{kind}"
     here = {file.resolve() for file in read}
-    others = sorted(one.name for one in folder.glob(pattern) if one.resolve() not in here)
+    found = (one for pattern in _USUAL_NAMES for one in folder.glob(pattern))
+    others = sorted(one.name for one in found if one.resolve() not in here)
     if not others:
         return None
     index = index_of(folder)

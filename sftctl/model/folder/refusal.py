@@ -16,6 +16,7 @@ from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
 _DAMAGE = (
     "config.json",
     "weight_map",
+    "has no metadata",
     "in the files",
     "can't be loaded",
     "with other values",

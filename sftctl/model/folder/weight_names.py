@@ -52,9 +52,14 @@ class Names:
         return not self.missing and not self.mismatched
 
     @property
+    def has_prefixes(self) -> bool:
+        """Whether names in the files have a known prefix that the model does not have."""
+        return any(plain_name(name) != name for name in self.unexpected)
+
+    @property
     def is_renamed(self) -> bool:
         """Whether weights are missing, and names in the files have a known prefix."""
-        return bool(self.missing) and any(plain_name(name) != name for name in self.unexpected)
+        return bool(self.missing) and self.has_prefixes
 
     def require(self, where: str, warn: Warn) -> None:
         """ConfigError if a weight is missing; a warning about tensors that are not used."""

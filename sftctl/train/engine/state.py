@@ -13,6 +13,7 @@ from sftctl.checkpoint.save import tied_names
 from sftctl.config.evaluation import LOSS, Goal
 from sftctl.data.plan import DataPosition
 from sftctl.metrics import SourceMetrics
+from sftctl.model.folder.computable import NOT_FINITE
 from sftctl.model.loss import LossModule
 from sftctl.runs.choosing import is_new_best, with_evaluation
 from sftctl.train.engine.exact_sum import ExactSum
@@ -127,6 +128,8 @@ class TrainState:
         """A warning if each pass of this model holds only one row; else None."""
         if self.why_rows_alone is None:
             return None
+        if self.why_rows_alone == NOT_FINITE:
+            return f"{NOT_FINITE}. One example in each pass, which is slower"
         return (
             "one example in each pass, which is slower: laid end to end in one pass, examples "
             f"would change each other in this model ({self.why_rows_alone})"
