@@ -152,21 +152,27 @@ def base_location(name: str, recorded: Base | None) -> str:
     return str(_snapshot(name, recorded["revision"]))
 
 
-def require_same_base(where: Path, recorded: Base, name: str) -> None:
-    """IncompatibleCheckpoint if `name` is not the recorded base.
+def require_same_base(
+    where: Path, recorded: Base, name: str, config_file: Path | None = None
+) -> None:
+    """IncompatibleCheckpoint if `name` is not the recorded base. The hint names `config_file`, if
+    its model.name is this name.
 
     CorruptCheckpoint if the record in the checkpoint at `where` is invalid.
     """
     _require_record(where, recorded)
+    hint = _PUT_BACK
+    if config_file is not None:
+        hint += f", or set model.name in {config_file} to where it is now"
     try:
         found = identify(name, recorded)
     except ConfigError as error:
         raise IncompatibleCheckpoint(
-            f"{where}: its base can't be read: {error.message}", hint=_PUT_BACK
+            f"{where}: its base can't be read: {error.message}", hint=hint
         ) from error
     for problem in _differences(recorded["files"], found["files"]):
         raise IncompatibleCheckpoint(
-            f"{where}: {name} is not the base that it was trained on: {problem}", hint=_PUT_BACK
+            f"{where}: {name} is not the base that it was trained on: {problem}", hint=hint
         )
 
 

@@ -41,7 +41,7 @@ def obstacles_in_run(
         yield error
     if manifest.base is not None:
         try:
-            require_same_base(checkpoint, manifest.base, config.model.name)
+            require_same_base(checkpoint, manifest.base, config.model.name, run.config_file)
         except SftctlError as error:
             yield error
     total = total_steps(config.train, manifest)

@@ -21,7 +21,7 @@ from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.adapter.save import CONFIG_NAME, WEIGHTS_NAME
 from sftctl.model.load import load_architecture, load_pretrained
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
-from sftctl.runs.base import Base
+from sftctl.runs.base import Base, require_same_base
 from sftctl.runs.card import model_card
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import CARD_NAME, last_manifest, problems_of_final, require_sound
@@ -100,14 +100,17 @@ def open_trained(
         load_weights(place.path, model.state_dict(), manifest)
         return Trained(model, load_tokenizer(str(run.model_folder), chat_template), run, manifest)
     if place.is_checkpoint or is_adapter_folder(place.path):
+        recorded = _recorded_base(place)
+        base = _base_of_run(place, recorded)
         with _adapter_folder(place) as folder:
             attached, own = open_adapter(
                 folder,
                 dtype,
-                _recorded_base(place),
+                recorded,
                 chat_template,
                 on_source=on_source,
                 where=place.path,
+                base=base,
             )
         return Trained(attached.model, own, run, manifest, attached)
     own = load_tokenizer(tokenizer or str(place.path), chat_template)
@@ -132,6 +135,21 @@ def _recorded_base(place: _Place) -> Base | None:
     if place.manifest is not None:
         return place.manifest.base
     return read_seal(place.path).base if is_sealed(place.path) else None
+
+
+def _base_of_run(place: _Place, recorded: Base | None) -> str | None:
+    """The base that the run's config.toml names now, after a comparison with the recorded base.
+
+    The adapter's own settings name the place where the base was during training. None if the
+    adapter is not in a run. IncompatibleCheckpoint if it is another base.
+    """
+    run = place.run or RunDir(place.path.parent)
+    is_in_run = place.run is not None or place.path.name == run.final.name
+    if recorded is None or not (is_in_run and run.config_file.is_file() and run.run_file.is_file()):
+        return None
+    name = run.config().model.name
+    require_same_base(place.path, recorded, name, run.config_file)
+    return name
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Open an adapter with its base: from a peft directory, a run's final/, or a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,16 +35,20 @@ def open_adapter(
     *,
     on_source: bool = False,
     where: Path | None = None,
+    base: str | None = None,
 ) -> tuple[Attached, ChatTokenizer]:
     """Load the base in `dtype` with the adapter in `folder` on it, and the tokenizer.
 
     The tokenizer is the folder's own, or else the base's. The base must be the `recorded` one;
     without a record, any base is accepted. A base that was in nf4 is dequantized; with `on_source`
     it has its weights before the quantization. Errors about another base name the path `where`; the
-    default is `folder`.
+    default is `folder`. `base` replaces the name in the adapter's settings, if the caller has
+    compared it with the record.
     """
     adapter = AdapterFile.read(folder)
-    if recorded is not None:
+    if base is not None:
+        adapter = replace(adapter, base=base)
+    elif recorded is not None:
         require_same_base(where or folder, recorded, adapter.base)
     _require_base(adapter)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)

@@ -361,6 +361,18 @@ def test_an_adapter_run_is_opened_merged_and_copied(tmp_path: Path) -> None:
         assert all(name.startswith("optimizer.") for name in left)
     with pytest.raises(ConfigError, match="is an adapter, not a complete model"):
         export_model(run, tmp_path / "plain", "float32")
+    named = toy_base(tmp_path)
+    moved = named.rename(tmp_path / "moved")
+    for path in (run, checkpoint, run / "final"):
+        with pytest.raises(IncompatibleCheckpoint, match="its base can't be read") as gone:
+            open_trained(path)
+        assert f"set model.name in {run / 'config.toml'} to where it is" in str(gone.value.hint)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace(str(named), str(moved)))
+    for path in (run, checkpoint, run / "final"):
+        assert torch.equal(open_trained(path).model.eval()(IDS).logits, expected)
+    moved.rename(named)
+    (run / "config.toml").write_text(text)
     base = toy_base(tmp_path) / "model.safetensors"
     tensors = load_file(base)
     tensors["model.norm.weight"] *= 2
