@@ -157,6 +157,14 @@ REASONING = [
         ["Hello"],
         says="messages[].id, messages[].refusal, source",
     ),
+    Case(  # the column is read in one row and lost in another
+        [
+            {"question": "Who?", "context": "It is I.", "answer": "I"},
+            CONVERSATION | {"context": "x"},
+        ],
+        ["I", "Hello"],
+        says="columns not read  context",
+    ),
     Case(
         [{"messages": [{"role": "system", "content": "s", "functions": [tool(a={})]}, Q, A]}],
         ["Hello"],

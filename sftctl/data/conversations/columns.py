@@ -6,7 +6,9 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+from sftctl import jsonio
 from sftctl.data.conversations.contents import is_filled, media_keys, require_no_media
+from sftctl.data.conversations.reasoning import REASONING
 from sftctl.data.conversations.roles import Role, role_of
 from sftctl.data.ledger import BadRow
 
@@ -15,6 +17,8 @@ Row = dict[str, Any]
 Columns = tuple[tuple[str, str], ...]
 """One pair (sftctl's key, column of the data) for each mapped column."""
 
+OPTIONS = "chat_template_kwargs"
+"""TRL's column with options of the chat template for its row."""
 LABELS = ("label", "kto_tag", "desirable", "is_desirable")
 _UNWANTED = frozenset({"false", "undesirable", "rejected"})
 _WANTED_WORDS = frozenset({"chosen", "preferred", "accepted"})
@@ -33,7 +37,9 @@ _QUESTIONS_READ = ("prompt", "instruction", "query", "question")
 _QUESTIONS = ("messages", "conversations", "conversation", "input", "inputs", "context", "problem")
 _WORDS = re.compile("[a-z]+")
 _ONE_OF_TWO = re.compile(r"(.*[a-z])(?:[_-][abjk]|[_-]?\d)")
-_NOT_ALL_ROWS = frozenset({"system", "tools", "functions", "history", "input", "context"})
+_NOT_ALL_ROWS = frozenset(
+    {"system", "tools", "functions", "history", "input", "context", *REASONING}
+)
 _LABELS = frozenset(LABELS)
 
 
@@ -72,6 +78,22 @@ def columns_left(row: Row, used: Sequence[str]) -> list[str]:
             inner = [one.removeprefix(f"{key}.") for one in used if one.startswith(f"{key}.")]
             left += [f"{key}.{other}" for other in columns_left(row[key], inner)]
     return left
+
+
+def row_options(row: Row) -> dict[str, Any]:
+    """The options of the chat template in a row, without empty ones.
+
+    Raises BadRow if the column is not an object.
+    """
+    value = row.get(OPTIONS)
+    if isinstance(value, str) and value.strip():
+        with suppress(jsonio.JSONDecodeError):
+            value = jsonio.loads(value)
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRow("bad_shape", f"{OPTIONS!r} is not an object", "remove it from the row")
+    return {name: option for name, option in value.items() if _has_value(option)}
 
 
 def _has_value(value: object) -> bool:

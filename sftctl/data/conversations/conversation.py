@@ -9,16 +9,18 @@ from typing import Any
 from sftctl import jsonio
 from sftctl.config.schema import Format
 from sftctl.data.conversations.columns import (
+    OPTIONS,
     Columns,
     columns_left,
     mapped,
     refuse_other_data,
+    row_options,
 )
 from sftctl.data.conversations.marks import TurnWeights
 from sftctl.data.conversations.message_list import Message
 from sftctl.data.conversations.not_a_number import row_with_nan
 from sftctl.data.conversations.padding import drop_padding
-from sftctl.data.conversations.parsed_row import ParsedRow, join_calls
+from sftctl.data.conversations.parsed_row import ParsedRow, join_calls, refuse_other_question
 from sftctl.data.conversations.shapes import (
     ROW_KEYS,
     SHAPES,
@@ -52,6 +54,7 @@ class Conversation:
     digest: int = 0  # 64-bit hash of messages and tools; duplicates have equal hashes
     was_padded: bool = False  # True: Arrow's padding was removed from the tools or calls
     used: tuple[str, ...] = ()  # the columns of the row that were read
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the template, from the row
     left: tuple[str, ...] = ()  # columns with a value, and keys of messages, that were not read
 
     @property
@@ -120,10 +123,13 @@ def from_row(
         if not any(map(_says_something, parsed.messages)):
             raise BadRow("empty", "every message is empty", "remove the row")
         refuse_half_elsewhere(fields, parsed, columns)
+        if shape in ("alpaca", "prompt-completion") and not columns:
+            refuse_other_question(parsed, fields)
         if any("tool_calls" in message for message in parsed.messages):
             join_calls(parsed)
             if parsed.tools is None:
                 refuse_tools_elsewhere(fields)
+        options = row_options(row)
         digest = _digest(parsed)
     except BadRow as problem:
         raise BadRow(problem.reason, f"{source}: {problem.message}", problem.hint) from None
@@ -139,7 +145,8 @@ def from_row(
         digest=digest,
         was_padded=was_padded,
         used=tuple(used),
-        left=(*columns_left(row, used), *sorted(parsed.left)),
+        left=(*columns_left(row, (*used, OPTIONS)), *sorted(parsed.left)),
+        options=options,
     )
 
 

@@ -13,7 +13,12 @@ from sftctl.data.conversations.contents import (
     tool_result,
 )
 from sftctl.data.conversations.marks import MARKS
-from sftctl.data.conversations.reasoning import REASONING, field_reasoning, one_reasoning
+from sftctl.data.conversations.reasoning import (
+    REASONING,
+    REASONING_BLOCKS,
+    field_reasoning,
+    one_reasoning,
+)
 from sftctl.data.conversations.roles import PLAIN_ROLES, is_calling, role_of
 from sftctl.data.conversations.tool_calls import (
     CALL_KEYS,
@@ -34,6 +39,7 @@ _READ = frozenset(
         *("name", "tool_call_id", "tool_calls", "function_call"),
     }
 )
+_READ_BLOCKS = _READ.union(REASONING_BLOCKS)
 _PART_KEYS = PART_KEYS.union(MARKS)
 _CALLS = frozenset({"tool_calls", "function_call"})
 _EXCHANGE = {"system": "system", "input": "user", "output": "assistant"}
@@ -140,7 +146,8 @@ def keys_left(turns: list[Row]) -> set[str]:
     left = set[str]()
     for turn in turns:
         if len(turn) > 2:
-            left |= _unread(turn, _READ, "messages[].")
+            has_text = any(map(turn.get, REASONING))
+            left |= _unread(turn, _READ if has_text else _READ_BLOCKS, "messages[].")
         for key in () if _CALLS.isdisjoint(turn) else _CALLS.intersection(turn):
             for call in call_objects(turn[key]):
                 left |= _unread(call, CALL_KEYS, f"messages[].{key}[].")

@@ -1,21 +1,44 @@
 """The result of reading a row, and readers for columns that several row shapes share."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from sftctl.data.conversations.contents import text_of
 from sftctl.data.conversations.marks import TurnWeights, moved
 from sftctl.data.conversations.message_list import Message, parsed_turns, plain
+from sftctl.data.conversations.reasoning import REASONING, field_reasoning, one_reasoning
 from sftctl.data.conversations.tool_calls import tool_list, wrapped
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
 
 TOOLS = ("tools", "functions")
-SYSTEM = ("system", "system_prompt", "systemInstruction", "system_instruction")
+SYSTEM = (
+    *("system", "system_prompt", "systemInstruction", "system_instruction", "system_message"),
+    *("sys_prompt", "preamble", "instructions"),
+)
+"""Columns with the system prompt. Their names can also have upper case, spaces or hyphens."""
+_SYSTEM_NAMES = frozenset(re.sub("[ _-]", "", name.lower()) for name in SYSTEM)
+_MAYBE_SYSTEM = frozenset({"preamble", "instructions"})  # only if they are text
+MORE = ("input", "context")
+"""Columns with a text that is added to the question."""
+QUESTION = ("instruction", "query", "question")
+DOCUMENTS = ("passage", "document", "article", "paragraph")
+"""Columns with a text that the question may be about. They are only read with --columns."""
+_SETTINGS = frozenset(
+    {
+        *("on", "off", "true", "false", "yes", "no", "none", "null", "auto", "enabled", "disabled"),
+        *("low", "medium", "high", "minimal", "think", "no_think", "/think", "/no_think"),
+    }
+)
+"""Texts in a reasoning column that say whether a model reasons."""
+_LONG = 40  # characters; a shorter text may be in another by chance
+_WORDS = 4  # fewer words may be the name of a document
 _ONE_MESSAGE = "write the turn as one message: its reasoning, its text, then all of its calls"
-_ANY_TOOLS, _ANY_SYSTEM = frozenset(TOOLS), frozenset(SYSTEM)
+_ANY_TOOLS, _ANY_REASONING = frozenset(TOOLS), frozenset(REASONING)
 
 
 @dataclass(slots=True)
@@ -63,10 +86,6 @@ def _first_empty(row: Row, keys: tuple[str, ...]) -> list[str]:
     return ([key for key in present if row[key] == ""] or present)[:1]
 
 
-def _first_filled(row: Row, keys: Iterable[str]) -> str | None:
-    return next((key for key in keys if row.get(key)), None)
-
-
 def add_tools(parsed: ParsedRow, row: Row, turns: Iterable[Row] = ()) -> None:
     """Read the tools of a row, or of its messages. Raises BadRow if two lists of tools differ."""
     found = list[tuple[str, list[Any]]]()
@@ -86,22 +105,93 @@ def add_tools(parsed: ParsedRow, row: Row, turns: Iterable[Row] = ()) -> None:
     parsed.tools = found[0][1] if found else None
 
 
+@lru_cache(1024)
+def system_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `names` that are names of a system prompt. `system` comes first."""
+    found = [name for name in names if re.sub("[ _-]", "", name.lower()) in _SYSTEM_NAMES]
+    return tuple(sorted(found, key=lambda name: name != "system"))
+
+
+def add_reasoning(parsed: ParsedRow, row: Row) -> None:
+    """Make a reasoning column of the row the reasoning of its answer, the last message.
+
+    Raises BadRow if the answer already has another reasoning.
+    """
+    if _ANY_REASONING.isdisjoint(row) or parsed.messages[-1]["role"] != "assistant":
+        return
+    texts = {key: row[key] for key in REASONING if isinstance(row.get(key), str)}
+    texts = {k: t for k, t in texts.items() if t.strip() and t.strip().lower() not in _SETTINGS}
+    if not texts:
+        return
+    answer = parsed.messages[-1]
+    reasoning, text = one_reasoning(
+        field_reasoning(texts), answer.get("reasoning_content"), answer["content"]
+    )
+    answer["content"] = text
+    if reasoning is not None:
+        answer["reasoning_content"] = reasoning
+    parsed.used += texts
+
+
+def with_more(row: Row, prompt: str, parsed: ParsedRow) -> str:
+    """The text of a prompt, with the text of the columns `input` and `context` after it.
+
+    A text is not added if the prompt already contains it.
+    """
+    for key in MORE:
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            continue
+        more = row[key]
+        parsed.used.append(key)
+        if more.strip() != prompt.strip() and not (len(more) >= _LONG and more.strip() in prompt):
+            prompt = f"{prompt}\n{more}" if prompt else more
+    return prompt
+
+
+def refuse_other_question(parsed: ParsedRow, row: Row) -> None:
+    """Raise BadRow if the row has a second question, or a text that the question is about, in a
+    column that is not read."""
+    asked = "\n".join(m["content"] for m in parsed.messages if m["role"] != "assistant")
+    question = row[parsed.used[0]]
+    for key in (*QUESTION, "prompt", *MORE, *DOCUMENTS):
+        text = row.get(key)
+        if key in parsed.used or not isinstance(text, str) or text.strip() in asked:
+            continue
+        if isinstance(question, str) and question.strip() in text:  # a rendering of the question
+            continue
+        if key in DOCUMENTS and len(text.split()) < _WORDS:
+            continue
+        free = next((one for one in MORE if not row.get(one)), None)
+        can_add = free and isinstance(question, str)
+        adds = f"--columns {free}={key} adds it to the question; " if can_add else ""
+        raise BadRow(
+            "bad_shape",
+            f"the column {key!r} is filled, and the question {parsed.used[0]!r} is without it",
+            f"{adds}--columns {parsed.used[0]}={parsed.used[0]} leaves it out",
+        )
+
+
 def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None:
     """Insert the system column as the first message. `is_context`: do not train this message.
 
     Raises BadRow if the messages already have a different system prompt.
     """
-    key = None if _ANY_SYSTEM.isdisjoint(row) else _first_filled(row, SYSTEM)
-    if key is None:
+    found = [
+        key
+        for key in system_columns(tuple(row))
+        if row[key] and (isinstance(row[key], str) or key.lower() not in _MAYBE_SYSTEM)
+    ]
+    if not found:
         return
-    for other in SYSTEM:
-        if row.get(other) and row[other] != row[key]:
+    key = found[0]
+    for other in found:
+        if row[other] != row[key]:
             raise BadRow(
                 "bad_shape",
                 f"{key!r} and {other!r} are different system prompts",
                 "remove one of them",
             )
-    parsed.used.append(key)
+    parsed.used += found
     value = row[key]
     text = text_of(value, "parts") if isinstance(value, dict) and "parts" in value else None
     message = plain("system", text_of(row, key) if text is None else text)

@@ -4,8 +4,11 @@ from typing import Any
 
 from sftctl.data.ledger import BadRow
 
-REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 """Fields that hold the reasoning of a message."""
+REASONING_BLOCKS = ("thinking_blocks", "reasoning_details")
+"""Fields with the reasoning as a list of objects, which are read if no other field has it."""
+_TEXT_BLOCKS = ("thinking", "reasoning.text")
 
 TAGS = {
     "<think>": "</think>",
@@ -24,6 +27,8 @@ def field_reasoning(turn: dict[str, Any]) -> str | None:
     Raises BadRow if a field is not text, or if two fields differ.
     """
     found = [key for key in REASONING if turn.get(key)]
+    if not found and (blocks := next((key for key in REASONING_BLOCKS if turn.get(key)), None)):
+        return _joined(turn[blocks], blocks)
     if not found:
         return next((turn[key] for key in REASONING if isinstance(turn.get(key), str)), None)
     for key in found:
@@ -34,6 +39,22 @@ def field_reasoning(turn: dict[str, Any]) -> str | None:
         _require_equal(turn[found[0]], turn[key], repr(found[0]), repr(key))
     text: str = turn[found[0]]
     return text
+
+
+def _joined(blocks: object, key: str) -> str:
+    """The texts of reasoning blocks. Raises BadRow for encrypted and shortened reasoning."""
+    texts = list[str]()
+    for block in blocks if isinstance(blocks, list) else [blocks]:
+        fields = block if isinstance(block, dict) else {}
+        text = fields.get("thinking") or fields.get("text")
+        if fields.get("type") not in _TEXT_BLOCKS or not isinstance(text, str):
+            raise BadRow(
+                "bad_shape",
+                f"{key!r} has reasoning that is not text",
+                "write the reasoning as text under 'reasoning_content', or remove it",
+            )
+        texts.append(text)
+    return "".join(texts)
 
 
 def one_reasoning(field: str | None, parts: str | None, content: str) -> tuple[str | None, str]:

@@ -20,21 +20,24 @@ from sftctl.data.conversations.message_list import (
     turns_in,
 )
 from sftctl.data.conversations.parsed_row import (
+    MORE,
+    QUESTION,
     SYSTEM,
     TOOLS,
     ParsedRow,
+    add_reasoning,
     add_system,
     add_tools,
     one_of,
     pairs,
+    with_more,
 )
+from sftctl.data.conversations.reasoning import REASONING
 from sftctl.data.ledger import BadRow
 
 Row = dict[str, Any]
 
 _TURNS = ("messages", "conversations", "conversation", "contents")
-_QUESTION = ("instruction", "query", "question")
-_MORE = ("input", "context")
 _ANSWER = ("output", "response", "answer", "completion")
 _COMPLETION = ("completion", "response", "answer", "output")
 _ALL_TURNS = frozenset(_TURNS)
@@ -142,22 +145,25 @@ def _parse_messages(row: Row) -> ParsedRow:
     parsed.untrained |= context_in_column(row, len(turns), parsed.used)
     add_tools(parsed, row, turns)  # MiniMind's data has the tools in the system message
     if parsed.messages:
+        if sum(message["role"] == "assistant" for message in parsed.messages) == 1:
+            add_reasoning(parsed, row)
         add_system(parsed, row)
     return parsed
 
 
 def _parse_alpaca(row: Row) -> ParsedRow:
     parsed = ParsedRow()
-    question, answer = one_of(row, _QUESTION, parsed), one_of(row, _ANSWER, parsed)
+    question, answer = one_of(row, QUESTION, parsed), one_of(row, _ANSWER, parsed)
     for before, after in pairs(row.get("history"), parsed):
         parsed.messages += [plain("user", before), plain("assistant", after)]
     prompt = text_of(row, question)
-    for key in _MORE:
+    for key in MORE:
         if row.get(key):
             parsed.used.append(key)
             more = text_of(row, key)
             prompt = f"{prompt}\n{more}" if prompt else more
     parsed.messages += [plain("user", prompt), plain("assistant", text_of(row, answer))]
+    add_reasoning(parsed, row)
     add_tools(parsed, row)
     add_system(parsed, row)
     return parsed
@@ -167,6 +173,8 @@ def _parse_prompt_completion(row: Row) -> ParsedRow:
     parsed = ParsedRow()
     prompt = one_of(row, ("prompt",), parsed)
     completion = one_of(row, _COMPLETION, parsed)
+    for before, after in pairs(row.get("history"), parsed):
+        parsed.messages += [plain("user", before), plain("assistant", after)]
     all_turns = list[Row]()
     for key, role in ((prompt, "user"), (completion, "assistant")):
         start = len(parsed.messages)
@@ -179,9 +187,13 @@ def _parse_prompt_completion(row: Row) -> ParsedRow:
             parsed.weights |= marks.weights
             parsed.left |= keys_left(turns)
         else:
-            parsed.messages.append(plain(role, text_of(row, key)))
+            text = text_of(row, key)
+            text = with_more(row, text, parsed) if key == prompt else text
+            parsed.messages.append(plain(role, text))
         if key == prompt:
             parsed.untrained = set(range(len(parsed.messages)))
+    if isinstance(row[completion], str) or len(row[completion]) == 1:
+        add_reasoning(parsed, row)
     add_tools(parsed, row, all_turns)
     add_system(parsed, row, is_context=True)
     return parsed
@@ -220,28 +232,28 @@ def _is_alpaca(row: Row) -> bool:
 SHAPES: dict[Format, Shape] = {
     "sharegpt": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS),
+        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS, *REASONING),
         matches=_has_turns_with_from,
         parse=_parse_messages,
         fills=(_TURNS,),
     ),
     "messages": Shape(
         needs="messages or conversations",
-        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS),
+        reads=(*_TURNS, *TOOLS, *SYSTEM, *MARK_LISTS, *REASONING),
         matches=_has_turns,
         parse=_parse_messages,
         fills=(_TURNS,),
     ),
     "alpaca": Shape(
         needs="instruction and output",
-        reads=(*_QUESTION, *_MORE, *_ANSWER, "history", *TOOLS, *SYSTEM),
+        reads=(*QUESTION, *MORE, *_ANSWER, "history", *TOOLS, *SYSTEM, *REASONING),
         matches=_is_alpaca,
         parse=_parse_alpaca,
-        fills=((*_QUESTION, *_MORE), _ANSWER),
+        fills=((*QUESTION, *MORE), _ANSWER),
     ),
     "prompt-completion": Shape(
         needs="prompt and completion",
-        reads=("prompt", *_COMPLETION, *TOOLS, *SYSTEM),
+        reads=("prompt", *_COMPLETION, *MORE, "history", *TOOLS, *SYSTEM, *REASONING),
         matches=_is_prompt_completion,
         parse=_parse_prompt_completion,
         fills=(("prompt",), _COMPLETION),

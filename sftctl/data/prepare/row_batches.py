@@ -19,6 +19,7 @@ from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.weights import with_reasoning_weight
 from sftctl.data.prepare.audit import RowRemarks, audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
+from sftctl.data.prepare.row_options import options_read, with_options_checked
 from sftctl.data.prepare.validation_split import refuse_held_out, split_of
 from sftctl.data.reading.columnar import is_columnar, unread_columns
 from sftctl.data.reading.rows import Raw, raw_rows
@@ -131,6 +132,7 @@ class RowPreparation:
     checked_maker: ExampleMaker  # compares the fast engine with the reference
     columns: Columns = ()
     special: SpecialTexts = SpecialTexts()
+    options_read: frozenset[str] = frozenset()  # options that the chat templates read
 
     @classmethod
     def of(
@@ -151,13 +153,17 @@ class RowPreparation:
         checked = replace(maker, tokenizer=tokenizer.checked())
         special = SpecialTexts(tokenizer.special_texts, "\n".join(tokenizer.templates.values()))
         columns = parse_columns(data.columns)
-        return cls(tokenizer, data, held_out, maker, checked, columns, special)
+        read = options_read(tokenizer)
+        return cls(tokenizer, data, held_out, maker, checked, columns, special, read)
 
     def conversation(self, raw: Raw, source: SourceLine, *, from_arrow: bool) -> Conversation:
         """The conversation in a row. Raises BadRow if the row can't be read."""
         if isinstance(raw, BadRow):
             raise raw
-        return from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
+        row = from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
+        if not row.options:
+            return row
+        return with_options_checked(row, self.data.template_options or {}, self.options_read)
 
     def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
         """The row, and the place of its first special text (None: no special text).

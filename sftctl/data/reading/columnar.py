@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sftctl import jsonio
-from sftctl.data.conversations.columns import LABELS, Columns, preference_columns
+from sftctl.data.conversations.columns import LABELS, OPTIONS, Columns, preference_columns
 from sftctl.data.conversations.contents import is_filled, media_keys
+from sftctl.data.conversations.parsed_row import DOCUMENTS, system_columns
 from sftctl.data.conversations.shapes import ROW_KEYS, is_row
 from sftctl.data.conversations.unknown import ANSWERS, QUESTIONS, columns_twice, unknown_table
 from sftctl.data.ledger import BadRow
@@ -17,7 +18,7 @@ from sftctl.errors import DataError
 
 _ROWS_AT_A_TIME = 256
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-_READ = ROW_KEYS.union(LABELS, QUESTIONS, ANSWERS)
+_READ = ROW_KEYS.union(LABELS, QUESTIONS, ANSWERS, DOCUMENTS, (OPTIONS,))
 
 
 def is_columnar(path: Path) -> bool:
@@ -61,7 +62,9 @@ def _loaded(names: tuple[str, ...], columns: Columns) -> frozenset[str]:
     """The names of the columns that can decide about a row."""
     mapped = {column.split(".")[0] for _, column in columns} | {column for _, column in columns}
     tools = (name for name in names if "tool" in name.lower() or "function" in name.lower())
-    return _READ.union(mapped, tools, preference_columns(names), media_keys(names))
+    return _READ.union(
+        mapped, tools, preference_columns(names), media_keys(names), system_columns(names)
+    )
 
 
 class _Table:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from sftctl.data.conversations.column_map import parse_columns
 from sftctl.data.conversations.columns import Columns
 from sftctl.data.conversations.conversation import from_row
 from sftctl.data.ledger import BadRow
@@ -75,6 +76,116 @@ def test_more_than_one_exchange() -> None:
     assert list(read({"conversation": exchanges}).messages) == [SYSTEM, *before, USER, ANSWER]
     gemini = {"systemInstruction": {"parts": [{"text": "S"}]}, "contents": [USER, ANSWER]}
     assert list(read(gemini).messages) == [SYSTEM, USER, ANSWER]
+
+
+BEFORE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+LONG = "The Elbe is a river of 1,094 kilometres."
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "used"),
+    [
+        ({"prompt": "Hi", "response": "Hello", "history": [["a", "b"]]}, (*BEFORE, USER, ANSWER),
+         "history"),
+        ({"prompt": [USER], "completion": "Hello", "history": '[["a", "b"]]'},
+         (*BEFORE, USER, ANSWER), "history"),
+        ({"prompt": "Hi", "input": "you", "output": "Hello"},
+         (USER | {"content": "Hi\nyou"}, ANSWER), "input"),
+        ({"prompt": "Hi", "context": "you", "completion": "Hello"},
+         (USER | {"content": "Hi\nyou"}, ANSWER), "context"),
+        ({"prompt": f"Hi {LONG}", "context": LONG, "completion": "Hello"},
+         (USER | {"content": f"Hi {LONG}"}, ANSWER), "context"),
+        ({"prompt": "Hi", "input": "", "output": "Hello"}, (USER, ANSWER), "output"),
+    ],
+)  # fmt: skip
+def test_what_stands_next_to_a_prompt_is_read(
+    row: dict[str, Any], messages: tuple[dict[str, Any], ...], used: str
+) -> None:
+    found = read(row)
+    assert found.messages == messages
+    assert used in found.used
+    assert found.target_turns == [len(messages) - 1]
+    assert not found.left
+
+
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"instruction": "Answer.", "question": "How long?", "output": "x"}, "question"),
+        ({"prompt": "Answer.", "query": "How long is the Elbe?", "completion": "x"}, "query"),
+        ({"instruction": "Summarize.", "document": LONG, "output": "x"}, "document"),
+        ({"question": "How long?", "passage": LONG, "input": "km", "answer": "x"}, "passage"),
+        ({"prompt": "How long?", "article": LONG, "response": "x"}, "article"),
+    ],
+)
+def test_a_question_in_two_columns_is_refused_and_the_hint_reads_both(
+    row: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(BadRow, match=f"the column {key!r} is filled") as caught:
+        read(dict(row))
+    both, without = (part.split()[1] for part in str(caught.value.hint).split("; "))
+    assert row[key] in from_row(dict(row), "auto", HERE, parse_columns(both)).messages[0]["content"]
+    left_out = from_row(dict(row), "auto", HERE, parse_columns(without))
+    assert row[key] not in left_out.messages[0]["content"]
+    assert key in left_out.left
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Hi", "prompt": "### Instruction:\nHi\n### Response:", "output": "Hello"},
+        {"question": "Hi", "document": "rivers.pdf", "answer": "Hello"},
+        {"prompt": "Hi", "instruction": None, "query": " ", "completion": "Hello"},
+    ],
+)
+def test_a_rendered_question_and_a_file_name_are_no_second_question(row: dict[str, Any]) -> None:
+    assert read(row).messages == (USER, ANSWER)
+
+
+THOUGHT = ANSWER | {"reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "thought"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "completion": "Hello"},
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"prompt": "Hi", "completion": "<think>hm</think>Hello"},
+        {"question": "Hi", "answer": "Hello"},
+        {"messages": [USER, ANSWER]},
+        {"messages": [USER, THOUGHT]},
+    ],
+)
+def test_a_reasoning_column_is_the_reasoning_of_the_answer(row: dict[str, Any], key: str) -> None:
+    assert read(row | {key: "hm"}).messages == (USER, THOUGHT)
+    assert key in read(row | {key: "hm"}).used
+    for setting in ("on", "OFF", "high", True, 3, ["hm"]):
+        found = read(row | {key: setting})
+        assert key in found.left
+        assert found.messages == read(row).messages
+    with pytest.raises(BadRow, match="different texts"):
+        read({"prompt": "Hi", "completion": "<think>no</think>Hello", key: "hm"})
+
+
+def test_a_reasoning_column_with_several_answers_is_not_read() -> None:
+    row = {"messages": [*BEFORE, USER, ANSWER], "reasoning": "hm"}
+    assert read(row).left == ("reasoning",)
+    columns = (("reasoning_content", "cot"),)
+    found = from_row({"prompt": "Hi", "completion": "Hello", "cot": "hm"}, "auto", HERE, columns)
+    assert found.messages == (USER, THOUGHT)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["system_message", "sys_prompt", "System", "System Prompt", "preamble", "instructions"],
+)
+def test_other_names_of_a_system_prompt(key: str) -> None:
+    for row in ({"messages": [USER, ANSWER]}, {"prompt": "Hi", "completion": "Hello"}):
+        found = read(row | {key: "S"})
+        assert found.messages == (SYSTEM, USER, ANSWER)
+        assert key in found.used
+    assert read({"messages": [USER, ANSWER], "instructions": ["a"]}).left == ("instructions",)
 
 
 EXCHANGE = {"input": "Hi", "output": "Hello"}

@@ -58,3 +58,20 @@ def test_a_block_in_the_content_that_repeats_the_reasoning_is_removed(block: str
 def test_two_reasonings_are_refused(content: Any, more: dict[str, Any]) -> None:
     with pytest.raises(BadRow, match="are different texts, but a message has only one reasoning"):
         answer_of(content, **more)
+
+
+def test_lists_of_reasoning_are_read_where_no_field_has_it() -> None:
+    blocks = [{"type": "thinking", "thinking": "a", "signature": "x"}]
+    details = [{"type": "reasoning.text", "text": "a"}, {"type": "reasoning.text", "text": "b"}]
+    assert answer_of("Yes", thought="a") == ("a", "Yes")
+    assert answer_of("Yes", thinking_blocks=blocks) == ("a", "Yes")
+    assert answer_of("Yes", reasoning_details=details) == ("ab", "Yes")
+    assert answer_of("Yes", reasoning_details=[{"type": "x"}], reasoning="c") == ("c", "Yes")
+    for other in ([{"type": "reasoning.encrypted", "data": "x"}], ["a"], {"type": "thinking"}):
+        with pytest.raises(BadRow, match="'reasoning_details' has reasoning that is not text"):
+            answer_of("Yes", reasoning_details=other)
+
+
+def test_reasoning_in_a_text_part_is_refused() -> None:
+    with pytest.raises(BadRow, match="a text part of 'content' also has 'thinking'"):
+        answer_of([{"type": "text", "text": "Yes", "thinking": "a"}])
