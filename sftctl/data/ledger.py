@@ -75,6 +75,10 @@ class BadRow(DataError):
         return type(self), (self.reason, self.message, self.hint, self.tokens_lost)
 
 
+class OutOfTimeRow(BadRow):
+    """A row for which the chat template took too long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """Why a row was dropped or changed. A note can be sent to another process."""

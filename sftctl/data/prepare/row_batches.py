@@ -12,14 +12,14 @@ from sftctl.data.conversations.columns import Columns
 from sftctl.data.conversations.conversation import Conversation, from_text
 from sftctl.data.conversations.special_text import SpecialTexts, refusal, where
 from sftctl.data.example import ExampleArrays, TokenizedExample
-from sftctl.data.ledger import BadRow, Note, SourceLine
+from sftctl.data.ledger import BadRow, Note, OutOfTimeRow, SourceLine
 from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.weights import with_reasoning_weight
 from sftctl.data.prepare.audit import RowRemarks, audit
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
-from sftctl.data.prepare.row_options import options_read, with_options_checked
+from sftctl.data.prepare.row_options import RowOptions
 from sftctl.data.prepare.validation_split import refuse_held_out, split_of
 from sftctl.data.reading.columnar import is_columnar, unread_columns
 from sftctl.data.reading.rows import Raw, raw_rows
@@ -132,7 +132,7 @@ class RowPreparation:
     checked_maker: ExampleMaker  # compares the fast engine with the reference
     columns: Columns = ()
     special: SpecialTexts = SpecialTexts()
-    options_read: frozenset[str] = frozenset()  # options that the chat templates read
+    row_options: RowOptions = RowOptions()
 
     @classmethod
     def of(
@@ -153,17 +153,15 @@ class RowPreparation:
         checked = replace(maker, tokenizer=tokenizer.checked())
         special = SpecialTexts(tokenizer.special_texts, "\n".join(tokenizer.templates.values()))
         columns = parse_columns(data.columns)
-        read = options_read(tokenizer)
-        return cls(tokenizer, data, held_out, maker, checked, columns, special, read)
+        options = RowOptions.of(tokenizer, data)
+        return cls(tokenizer, data, held_out, maker, checked, columns, special, options)
 
     def conversation(self, raw: Raw, source: SourceLine, *, from_arrow: bool) -> Conversation:
         """The conversation in a row. Raises BadRow if the row can't be read."""
         if isinstance(raw, BadRow):
             raise raw
         row = from_text(raw, self.data.format, source, self.columns, from_arrow=from_arrow)
-        if not row.options:
-            return row
-        return with_options_checked(row, self.data.template_options or {}, self.options_read)
+        return self.row_options.checked(row) if row.options else row
 
     def special_text(self, raw: Raw, row: Conversation) -> tuple[Conversation, str | None]:
         """The row, and the place of its first special text (None: no special text).
@@ -214,10 +212,6 @@ def refuse_slow_template(num_rows: int, tokenizer: ChatTokenizer) -> None:
             f"{tokenizer.limits.seconds:g} s for one row; this happened on {num_rows} rows",
             "use another chat template: prepare-data --chat-template FILE",
         )
-
-
-class OutOfTimeRow(BadRow):
-    """A row for which the chat template took too long."""
 
 
 def _failed(problem: TemplateFailed, source: SourceLine) -> BadRow:

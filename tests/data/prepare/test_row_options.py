@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sftctl.data.ledger import BadRow
-from sftctl.data.prepare.row_options import with_options_checked
+from sftctl.data.prepare.row_options import RowOptions
 from tests.toys.data import read
 
 READ = frozenset({"enable_thinking", "custom_instructions"})
@@ -25,7 +25,7 @@ def test_options_of_the_settings_and_options_without_effect_are_kept(
     options: Any, given: dict[str, Any], left: tuple[str, ...]
 ) -> None:
     row = read(ROW | {"chat_template_kwargs": options})
-    assert with_options_checked(row, given, READ).left == left
+    assert RowOptions(given, READ).checked(row).left == left
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_another_option_than_that_of_the_settings_is_refused(
     row = read(ROW | {"chat_template_kwargs": options})
     name = next(iter(options))
     with pytest.raises(BadRow, match=f"'chat_template_kwargs' asks for .* {name}=") as caught:
-        with_options_checked(row, given, READ)
+        RowOptions(given, READ).checked(row)
     assert f"--template-option {name}=" in str(caught.value.hint)
 
 
