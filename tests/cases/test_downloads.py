@@ -238,7 +238,8 @@ ELSE: dict[str, tuple[str, Damage, str, str]] = {
         "m.onnx", lambda f: f.write_bytes(b"\x08\x07"), "an ONNX model", "take the model",
     ),
     "rows": (
-        "rows.jsonl", lambda f: f.write_text("{}\n"), "not a checkpoint, but perhaps row", "`sftctl train --da",
+        "rows.jsonl", lambda f: f.write_text("{}\n"), "not a checkpoint, but perhaps row",
+        "`sftctl train --da",
     ),
     "zeros": ("m.dat", lambda f: f.write_bytes(bytes(99)), "zero bytes", "download it again"),
     "config.json of a model": (
