@@ -47,6 +47,8 @@ def kind_of_other(path: Path) -> Kind | None:
     """The kind of a path that no format recognizes; None if it is not known."""
     if path.is_dir():
         return _kind_of_folder(path)
+    if not path.is_file():  # a pipe would wait for a writer
+        return None
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
     if start and not start.strip(b"\0"):

@@ -178,7 +178,7 @@ def _named_as_it_is(
                 **options,
             )
         except RuntimeError as problem:  # transformers could not stack or split tensors
-            if lacks_memory(problem):
+            if lacks_memory(problem) or "conversion of the weights" not in str(problem):
                 raise
             raise ConfigError(
                 f"model {name}: its tensors can't be put together as config.json says: one of an "

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import socket
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from sftctl.model.folder.config_edits import wrong_size
 from sftctl.model.folder.quantized import WEIGHT_FILES, require_not_quantized, require_numbers
 from sftctl.model.folder.read_files import require_single_tensors, unread_files
 from sftctl.model.folder.remote_code import code_in
+from sftctl.model.folder.wrong_names import refuse_address, renamed_config
 from sftctl.model.gguf.kind import LFS_POINTER, LFS_PROBLEM, require_readable
 from sftctl.model.presets import PRESETS
 from sftctl.words import in_shell, printable
@@ -43,7 +43,6 @@ transformers asks on stdin whether it may run the Python files of a model. With 
 sftctl …` it would run them.
 """
 
-_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 _CHECK = "check the path: it is relative to the current folder"
 
 
@@ -96,7 +95,7 @@ class ModelSource:
         if path.is_dir():  # a directory is never searched on the hub
             return cls(name, {"local_files_only": True} | NO_CODE)
         _refuse_other_file(path)
-        _refuse_address(name)
+        refuse_address(name)
         if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ConfigError(f"{name}: no such directory", hint=_CHECK)
         if name in PRESETS:  # the name is for a tokenizer: a preset as a model does not get here
@@ -112,15 +111,6 @@ class ModelSource:
                 hint=f"did you mean {similar[0]}?" if similar else _CHECK,
             )
         return cls(name, NO_CODE if hub_resolves() else {"local_files_only": True} | NO_CODE)
-
-
-def _refuse_address(name: str) -> None:
-    """ConfigError for an address. The page of a model on the hub has its name."""
-    if "://" not in name and not name.startswith(("huggingface.co/", "hf.co/")):
-        return
-    found = _PAGE.match(name)
-    hint = f"give its name on the hub: {found[1]}" if found else "download it, and name its folder"
-    raise ConfigError(f"{printable(name)}: an address, not a name on the hub", hint)
 
 
 def _refuse_other_file(path: Path) -> None:
@@ -186,6 +176,7 @@ def require_model_folder(name: str, warn: Callable[[str], None] = on_stderr) -> 
         raise ConfigError(
             f"{name}: no config.json in this directory, so there is no model in it",
             hint=_inside(folder, "config.json")
+            or renamed_config(folder)
             or "a Hugging Face model has config.json and its weights in one directory",
         )
     if folder.is_dir():

@@ -299,6 +299,19 @@ def test_a_folder_around_a_model_names_the_model_to_train(
     assert f"hint: did you mean {tmp_path / INSIDE[kind][-1]}?" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["config.json.txt", "config (1).json", "Config.json"])
+def test_a_config_json_of_another_name_is_named(model: Path, sftctl: Sftctl, name: str) -> None:
+    (model / "config.json").rename(model / name)
+    result = sftctl("train", "--model", model, "--dry-run")
+    assert result.exit_code == 2
+    assert f"hint: is {name} its config.json? Rename it then" in result.stderr
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, sftctl: Sftctl) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert sftctl("inspect-ckpt", tmp_path / "pipe.jsonl").exit_code == 4
+
+
 ADDRESSES = {
     "https://huggingface.co/Qwen/Qwen3-0.6B": "give its name on the hub: Qwen/Qwen3-0.6B",
     "huggingface.co/Qwen/Qwen3-0.6B/tree/main": "give its name on the hub: Qwen/Qwen3-0.6B",

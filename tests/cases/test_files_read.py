@@ -45,6 +45,14 @@ def also_in_the_other(folder: Path, change: float) -> None:
             return put(folder, other, NORM, tensors[NORM] + change)
 
 
+def in_torch_file(folder: Path, name: str, dtype: torch.dtype) -> None:
+    """All weights in one file of `torch.save`, one of them in another type."""
+    renamed(folder, "x.safetensors")
+    tensors = load_file(folder / "x.safetensors")
+    (folder / "x.safetensors").unlink()
+    torch.save(tensors | {name: tensors[name].to(dtype)}, folder / "pytorch_model.bin")
+
+
 def in_torch_files(folder: Path, change: float) -> None:
     """The same two parts as files of `torch.save`, with one tensor in both."""
     also_in_the_other(folder, change)
@@ -72,6 +80,19 @@ def nested(folder: Path) -> None:
     (folder / "x.safetensors").unlink()
 
 
+def linked(folder: Path) -> None:
+    renamed(folder, "x.safetensors")
+    (folder / "x.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("gone")
+
+
+def script(folder: Path) -> None:
+    renamed(folder, "x.safetensors")
+    (folder / "x.safetensors").unlink()
+    module = torch.jit.script(torch.nn.Linear(2, 2))
+    torch.jit.save(module, str(folder / "pytorch_model.bin"))
+
+
 def with_config(folder: Path, **values: object) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -90,6 +111,20 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor of int64": (
         lambda folder: put(folder, FIRST, "lm_head.weight", torch.ones(64, 16, dtype=torch.int64)),
         "lm_head.weight has the type int64: a weight is not an integer",
+    ),
+    "a complex tensor": (
+        lambda folder: put(
+            folder, FIRST, "lm_head.weight", torch.ones(64, 16, dtype=torch.complex64)
+        ),
+        "lm_head.weight has the type complex64: a weight is not a complex number",
+    ),
+    "a tensor of int64 in a file of torch": (
+        lambda folder: in_torch_file(folder, "lm_head.weight", torch.int64),
+        "lm_head.weight has the type int64: a weight is not an integer",
+    ),
+    "a matrix of uint8 in a file of torch": (
+        lambda folder: in_torch_file(folder, "lm_head.weight", torch.uint8),
+        "its weights are of type uint8, which means nothing without the scales of a quantizer",
     ),
     "no layers": (
         lambda folder: with_config(folder, num_hidden_layers=0),
@@ -118,14 +153,20 @@ MISFITS: dict[str, Callable[[Path], object]] = {
     "a variant": lambda folder: renamed(folder, "model.fp16.safetensors"),
     "the weights below a key": nested,
     "an index that is null": lambda folder: (folder / INDEX).write_text('{"weight_map": null}'),
+    "an index that is empty": lambda folder: (folder / INDEX).write_text('{"weight_map": {}}'),
+    "a program of TorchScript": script,
+    "a link to nothing": linked,
     "a file of the index that is lost": lambda folder: (folder / SECOND).unlink(),
 }
 
 
 NAMED = {
+    "a link to nothing": "model.safetensors is a link to a file that is not there",
     "a padding id beyond the vocabulary": "config.json: pad_token_id is 64, but vocab_size is 64",
     "a type that torch lacks": "config.json: dtype is 'bf16', which torch does not know",
     "a text as rope_theta": "config.json: rope_theta is '10000', not a number",
+    "an index that is empty": f"{INDEX}: its weight_map does not name a file for each tensor",
+    "a program of TorchScript": "its weights are a TorchScript program, which is never run",
     "an index that is null": f"{INDEX}: its weight_map does not name a file for each tensor",
 }
 

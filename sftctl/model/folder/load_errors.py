@@ -77,6 +77,9 @@ def _closed_file(path: Path, problem: BaseException | None) -> tuple[Path, str] 
 def _fault_of_folder(what: str, folder: Path, problem: Exception) -> tuple[str, str] | None:
     """What is wrong with a file in the folder, and what to change. None if this is not known."""
     text = str(problem)
+    if "TorchScript" in text:
+        reason = "its weights are a TorchScript program, which is never run"
+        return reason, "take .safetensors weights"
     if what.startswith("tokenizer ") and (fault := fault_of_vocabulary(folder, problem)):
         return f"{fault[0]}: {_first_words(problem)}", fault[1]
     if "Weights only load failed" in text or "weights_only" in text:

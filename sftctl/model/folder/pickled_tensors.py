@@ -1,5 +1,6 @@
 """The tensors in a file of `torch.save`, by name. No code of the file is run."""
 
+import warnings
 from pathlib import Path
 from pickle import PickleError
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ def pickled_tensors(file: Path) -> "dict[str, torch.Tensor]":
     import torch
 
     try:
-        found = torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about TorchScript, which is refused
+            found = torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True)
     except (OSError, RuntimeError, ValueError, TypeError, EOFError, AttributeError, PickleError):
         return {}
     stored = found.items() if isinstance(found, dict) else ()

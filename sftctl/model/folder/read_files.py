@@ -62,6 +62,10 @@ def no_file_read(folder: Path) -> tuple[str, str] | None:
         return None
     names = " nor ".join(single for single, _ in SINGLE_AND_INDEX)
     reason = f"neither {names} nor an index of parts is in it, and train reads no other file"
+    links = (folder / name for pair in SINGLE_AND_INDEX for name in pair)
+    if link := next((one for one in links if one.is_symlink() and not one.exists()), None):
+        hint = "copy the file itself into this folder, and not a link"
+        return f"{link.name} is a link to a file that is not there", hint
     files = sorted(one.name for one in folder.iterdir() if one.suffix == ".gguf")
     if files:
         return reason, f"name the .gguf file itself: {folder / files[0]}"
@@ -78,7 +82,8 @@ def require_file_read(name: str, folder: Path) -> None:
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder has a file of weights, even if `train` does not read the file."""
-    return folder.is_dir() and any(one.suffix in _SUFFIXES for one in folder.iterdir())
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return any(one.suffix in _SUFFIXES and one.is_file() for one in entries)
 
 
 def unread_files(folder: Path) -> str | None:

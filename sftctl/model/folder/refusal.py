@@ -21,6 +21,7 @@ _DAMAGE = (
     "can't be loaded",
     "with other values",
     "not merged",
+    "a link to a file",
 )
 _NOT_INSTALLED = "config.json asks for"
 

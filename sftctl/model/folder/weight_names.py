@@ -33,6 +33,7 @@ _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|b
 _SCALES = re.compile(
     r"(scale|scales|scale_inv|zeros|qweight|absmax|quant_map|g_idx)$|\.quant_state\."
 )
+_KEYS_ABOVE = ("state_dict", "model", "model_state_dict", "module")
 _SHOWN = 3
 
 
@@ -95,6 +96,8 @@ class Names:
 
     def hint(self) -> str:
         """What to do about `problem()`."""
+        if len(self.unexpected) == 1 and (key := next(iter(self.unexpected))) in _KEYS_ABOVE:
+            return f"the weights are below the key {key!r} of the file: save what is there alone"
         if any(map(_ADAPTER.search, self.unexpected)):
             return "merge it first: `model.merge_and_unload().save_pretrained(DIR)` in PEFT"
         if any(map(_SCALES.search, self.unexpected)):
