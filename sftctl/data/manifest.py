@@ -51,6 +51,7 @@ class Audit:
     rows_with_empty_question: int = 0  # a user message is empty
     rows_with_placeholder: int = 0  # a user message has a placeholder for an image
     rows_with_unlisted_call: int = 0  # a message calls a tool that the row does not list
+    rows_with_unknown_token: int = 0  # a trained token stands for characters that it does not show
     targets_weighted: int = 0  # target tokens whose weight is not 1
     passed: bool = True
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from sftctl.config.schema import TrainOn
 from sftctl.data.conversations.conversation import Conversation
-from sftctl.data.example import ExampleArrays
+from sftctl.data.example import ExampleArrays, TokenizedExample
 from sftctl.data.manifest import Audit
 from sftctl.data.masks.thinking import open_thought
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer
 
+_RARE = ("\U0010fffd", "\ue83a")  # characters without a meaning, which no vocabulary has as tokens
 _PLACES = ("<image>", "<video>", "<audio>")
 _PLACEHOLDER = re.compile(r"^\s*<(image|video|audio)>|\n\s*<(image|video|audio)>\s*(\n|$)")
 """The texts that other tools write in place of an image, a video or a sound."""
@@ -56,11 +58,14 @@ class RowRemarks:
     """Counts kept rows that the user should know about, with the place of the first such row."""
 
     train_on: TrainOn
+    unknown: tuple[int, str] | None = None  # id and text of the token for unknown characters
     rows: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, row: Conversation) -> None:
-        """Count a row that is kept."""
+    def add(self, row: Conversation, examples: Sequence[TokenizedExample] = ()) -> None:
+        """Count a row that is kept, as these examples."""
+        if self.unknown is not None and _trains_unknown(row, examples, *self.unknown):
+            self._count("unknown_token", row)
         if row.shape == "text":
             return
         turns = row.target_turns[-1:] if self.train_on == "last" else row.target_turns
@@ -73,13 +78,34 @@ class RowRemarks:
             ("unlisted_call", bool(row.tools) and not _called(row) <= _listed(row)),
         ):
             if holds:
-                self.rows[remark] += 1
-                self.first.setdefault(remark, str(row.source))
+                self._count(remark, row)
+
+    def _count(self, remark: str, row: Conversation) -> None:
+        self.rows[remark] += 1
+        self.first.setdefault(remark, str(row.source))
 
     def audit(self) -> Audit:
         """An audit that has only these counts."""
         counts: dict[str, Any] = {f"rows_with_{what}": count for what, count in self.rows.items()}
         return Audit(**counts)
+
+
+def unknown_token(tokenizer: ChatTokenizer) -> tuple[int, str] | None:
+    """Id and text of the token that stands for characters that the vocabulary lacks. None: there is
+    no such token, or it is never used, as in vocabularies of bytes."""
+    token_id, text = tokenizer.hf.unk_token_id, tokenizer.hf.unk_token
+    if not isinstance(token_id, int) or not isinstance(text, str):
+        return None
+    is_used = all(token_id in tokenizer.encode(character) for character in _RARE)
+    return (token_id, text) if is_used else None
+
+
+def _trains_unknown(
+    row: Conversation, examples: Sequence[TokenizedExample], token_id: int, text: str
+) -> bool:
+    """Whether more of these tokens are trained than the row holds as text."""
+    count = sum(np.count_nonzero(e.loss_mask & (e.input_ids == token_id)) for e in examples)
+    return count > 0 and count > sum(str(message).count(text) for message in row.messages)
 
 
 def _is_empty(message: dict[str, Any]) -> bool:

@@ -58,6 +58,9 @@ _REMARKS = {
         "media", "has a placeholder for an image or sound (<image>), which the model does not get"
     ),
     "unlisted_call": ("tool calls", "calls a tool that is not among the row's tools"),
+    "unknown_token": (
+        "unknown characters", "trains the unknown token, because the vocabulary lacks characters"
+    ),
 }  # fmt: skip
 
 

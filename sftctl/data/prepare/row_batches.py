@@ -17,7 +17,7 @@ from sftctl.data.manifest import SPLITS, Audit
 from sftctl.data.masks.overflow import ExampleMaker
 from sftctl.data.masks.shortcut import Renderer
 from sftctl.data.masks.weights import with_reasoning_weight
-from sftctl.data.prepare.audit import RowRemarks, audit
+from sftctl.data.prepare.audit import RowRemarks, audit, unknown_token
 from sftctl.data.prepare.duplicates import Digests, SeenDigests
 from sftctl.data.prepare.row_options import RowOptions
 from sftctl.data.prepare.validation_split import refuse_held_out, split_of
@@ -229,7 +229,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
     used: set[str] = set()
     left: set[str] = {*batch.unread}
     special: list[str] = []
-    remarks = RowRemarks(data.train_on)
+    remarks = RowRemarks(data.train_on, unknown_token(tokenizer))
     rows_checked = rows_unpadded = rows_out_of_time = 0
     for number, (source, raw) in enumerate(batch.rows, 1):
         pulse[0] = number
@@ -257,7 +257,7 @@ def _prepared(batch: RawBatch, pulse: Pulse, preparation: RowPreparation) -> Pre
             special.append(where_special)
         if fitted:
             digests.append(conversation.digest)
-            remarks.add(conversation)
+            remarks.add(conversation, fitted)
         examples[split_of(conversation, batch.val_fraction)] += fitted
     packed = {split: ExampleArrays.pack(rows) for split, rows in examples.items()}
     return PreparedBatch(
