@@ -104,7 +104,7 @@ def _trains_unknown(
     row: Conversation, examples: Sequence[TokenizedExample], token_id: int, text: str
 ) -> bool:
     """Whether more of these tokens are trained than the row holds as text."""
-    count = sum(np.count_nonzero(e.loss_mask & (e.input_ids == token_id)) for e in examples)
+    count = sum(int(np.sum(e.loss_mask & (e.input_ids == token_id))) for e in examples)
     return count > 0 and count > sum(str(message).count(text) for message in row.messages)
 
 
