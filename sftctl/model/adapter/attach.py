@@ -189,16 +189,18 @@ def _require_loaded(adapter: AdapterFile, wrapper: Any) -> None:
     stored = load_file(adapter.folder / WEIGHTS_NAME)
     # With the embeddings (the default), peft would add them if the vocabulary was enlarged.
     loaded = import_peft().get_peft_model_state_dict(wrapper, save_embedding_layers=False)
-    plain = {PREFIX + name for name in wrapper.base_model.model.state_dict()}
-    plain |= {name.replace(".base_layer.", ".") for name in plain}  # some tools write embeddings
+    whole = wrapper.base_model.model.state_dict()
+    plain = {PREFIX + name: tensor for name, tensor in whole.items()}
+    plain |= {name.replace(".base_layer.", "."): plain[name] for name in [*plain]}
+    plain |= loaded  # some tools also write the embeddings
     for what, names in (
         ("its file has no", loaded.keys() - stored.keys()),
-        ("the base has no place for", stored.keys() - loaded.keys() - plain),
+        ("the base has no place for", stored.keys() - plain.keys()),
     ):
         if names:
             raise _does_not_fit(adapter, f"{what} {min(names).removeprefix(PREFIX)}")
-    for name in loaded.keys() & stored.keys():
-        if not torch.equal(stored[name].to(loaded[name].dtype), loaded[name]):
+    for name, tensor in stored.items():
+        if not torch.equal(tensor.to(plain[name].dtype), plain[name]):
             raise _does_not_fit(adapter, f"{name.removeprefix(PREFIX)} is not loaded as it is")
 
 
