@@ -377,7 +377,7 @@ def test_a_setting_that_wandb_refuses(here: Path, monkeypatch: pytest.MonkeyPatc
     result = run_warm("train", *TINY, "--wandb", "--output-dir", "new")
     assert result.returncode == 2
     assert b"error: W&B refuses a setting: mode Input should be 'online'" in result.stderr
-    assert b"hint: look at the WANDB_" in result.stderr
+    assert b"hint: correct the WANDB_" in result.stderr
 
 
 def test_a_report_of_a_missing_folder(sftctl: Sftctl, here: Path) -> None:
