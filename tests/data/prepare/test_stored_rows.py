@@ -71,5 +71,5 @@ def test_a_file_that_is_gone_or_has_changed_is_named(
     ):
         asked(store, "train", store, chatml)
     file.unlink()
-    with pytest.raises(DataError, match="a.jsonl: missing: .* was made from it"):
+    with pytest.raises(DataError, match="a.jsonl: missing: .* was made from this file"):
         asked(store, "train", store, chatml)
