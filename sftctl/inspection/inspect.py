@@ -88,7 +88,7 @@ from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.other_kinds import is_of_a_model, kind_of_other
 from sftctl.runs.directory import RunDir
 from sftctl.runs.final import problems_of_final
-from sftctl.runs.newest import run_around, runs_nearby
+from sftctl.runs.newest import is_model_of_run, run_around, runs_nearby
 from sftctl.words import counted, in_shell
 
 
@@ -158,6 +158,8 @@ def _inspect(path: Path, verify: bool) -> Inspection:
             f"{path}: a part of a file that was cut",
             hint=f"join its parts first: `cat {cut[1]}{cut[2]}* > {cut[1]}` in its folder",
         )
+    if is_model_of_run(path):
+        _refuse_parts_of_runs(path)
     format = _format_of(path)
     if format is None:
         if not path.exists():

@@ -49,6 +49,11 @@ def run_around(path: Path) -> Path | None:
     return next((one for one in [*above][:3] if (one / _RUN_FILE).is_file()), None)
 
 
+def is_model_of_run(path: Path) -> bool:
+    """Whether this is `model/` of a run: its configuration and tokenizer, without weights."""
+    return path.absolute().name == "model" and (path.absolute().parent / _RUN_FILE).is_file()
+
+
 def runs_nearby(path: Path) -> str:
     """A hint for a user who named something that is not a run. In it, … stands for the command."""
     if (run := run_around(path)) is not None:

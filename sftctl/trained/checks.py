@@ -13,8 +13,8 @@ from sftctl.folders import require_makeable
 from sftctl.model.adapter.needs import is_adapter_folder
 from sftctl.model.presets import is_preset
 from sftctl.runs.directory import RunDir
-from sftctl.runs.newest import run_around, runs_nearby
-from sftctl.words import in_shell
+from sftctl.runs.newest import is_model_of_run, run_around, runs_nearby
+from sftctl.words import counted, in_shell
 
 FORMATS = {
     "hf": ("float32", "bfloat16", "float16"),
@@ -24,6 +24,7 @@ FORMATS = {
 """Format of `export` -> the dtypes that its weights can have. `hf` is a Hugging Face directory,
 `gguf` a .gguf file, `adapter` an adapter in peft's format."""
 
+_CONFIGS = ("config.json", "adapter_config.json")
 _DATA = frozenset((".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"))
 
 Kind = Literal["run", "checkpoint", "model", "adapter"]
@@ -45,6 +46,8 @@ def _kind_of(path: Path) -> Kind:
         return "checkpoint"
     if is_adapter_folder(path):
         return "adapter"
+    if is_model_of_run(path):
+        raise NoCheckpoint(f"{path}: a part of a run, without weights", hint=runs_nearby(path))
     if (path / "config.json").is_file() or _may_be_pretrained(path):
         return "model"
     if is_preset(str(path)):
@@ -60,7 +63,15 @@ def _kind_of(path: Path) -> Kind:
     what = "not a run, a run's checkpoint, a model directory or an adapter"
     if not path.exists():
         what = "no such directory"
-    raise NoCheckpoint(f"{path}: {what}", hint=runs_nearby(path))
+    raise NoCheckpoint(f"{path}: {what}", hint=_models_inside(path) or runs_nearby(path))
+
+
+def _models_inside(folder: Path) -> str | None:
+    """A hint that names a model or adapter in the folder; None if there is none."""
+    files = (one for name in _CONFIGS for one in folder.glob(f"*/{name}") if one.is_file())
+    found = sorted({one.parent for one in files})
+    others = f" ({counted(len(found), 'model')} in this folder)" if len(found) > 1 else ""
+    return f"did you mean {found[0]}?{others}" if found else None
 
 
 def _may_be_pretrained(path: Path) -> bool:

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from sftctl import jsonio
-from sftctl.errors import ConfigError
+from sftctl.errors import ConfigError, NoCheckpoint
 from sftctl.inspection.inspect import inspect_path
 from sftctl.model.gguf.file import require_whole_model
 from sftctl.model.gguf.kind import require_readable
+from sftctl.trained.checks import kind_of
 from tests.toys.foreign import gguf_key, gguf_tensor, write_gguf
 
 LORA = {f"base_model.model.x.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
@@ -134,3 +135,26 @@ def test_the_metadata_of_a_gguf_file_decides_if_it_is_a_part(
         return require_whole_model(file)
     with pytest.raises(ConfigError, match="part 1 of a model in 2 parts"):
         require_whole_model(file)
+
+
+def test_the_model_folder_of_a_run_names_the_run(tmp_path: Path) -> None:
+    """It has no weights, and nothing in it is lost."""
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model.parent / "run.json").write_text("{}")
+    for judge in (kind_of, inspect_path):
+        with pytest.raises(NoCheckpoint, match="a part of a run") as refused:
+            judge(model)
+        assert str(model.parent) in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_around_adapters_names_one(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        (tmp_path / f"a{number}").mkdir()
+        adapter(tmp_path / f"a{number}", described=True)
+    with pytest.raises(NoCheckpoint) as refused:
+        kind_of(tmp_path)
+    assert str(refused.value.hint).startswith(f"did you mean {tmp_path / 'a0'}?")
+    assert ("(2 models in this folder)" in str(refused.value.hint)) == (count == 2)

@@ -52,7 +52,7 @@ def test_resume_prefers_a_run_that_has_not_finished(sftctl: Sftctl, runs: Path) 
     for name in ("events.jsonl", "metrics.jsonl"):
         os.utime(runs / "killed" / name, (9, 9))
     for command, said in (
-        (["resume", "--dry-run"], "run: runs/killed (the newest that has not finished; none was"),
+        (["resume", "--dry-run"], "run: runs/killed (the newest that has not finished"),
         (["report"], "run: runs/new (the newest)\n"),
         (["report", "nothing"], "hint: start one with `sftctl train`"),
         (["report", "runs/nothing"], "hint: the newest run there: `sftctl report runs/new`; "),
