@@ -109,8 +109,8 @@ def test_a_device_is_copied_because_it_may_be_read_only_once() -> None:
         (
             "empty",
             "empty: no data files in this folder",
-            "known endings: .jsonl, .json, .ndjson, .jsonlines, .jl, .parquet, .pq, .arrow, .feather, "
-            ".csv, .tsv, .tab, and .txt with --format text",
+            "known endings: .jsonl, .json, .ndjson, .jsonlines, .jl, .parquet, .pq, .arrow, "
+            ".feather, .csv, .tsv, .tab, and .txt with --format text",
         ),
         (
             "d/store",
