@@ -36,7 +36,7 @@ class StepMetrics:
     examples_digest: int  # sum of the hashes of all trained examples (plan.hash64), mod 2^64
     step_time_s: float
     data_wait_s: float  # time waiting for data, a part of step_time_s
-    peak_memory_bytes: int  # on the rank with the most: CUDA's peak, on a CPU the process's peak
+    peak_memory_bytes: int  # highest of the ranks; on CUDA of the GPU, on a CPU of the process
     memory_bytes: int = 0  # now, on the rank with the most
     num_overflows: int = 0  # float16 overflows; each halved the loss scale and repeated the step
     skipped: str | None = None  # why there was no update (train.on_nonfinite = skip)

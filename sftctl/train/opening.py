@@ -138,14 +138,14 @@ def restored_session(
             status.doing("loading the checkpoint")
             model = load_architecture(run.model_folder)
         if checkpoint is not None:
-            # Load the weights before any check of the model: a damaged checkpoint must be found
-            # first, and random weights could pass these checks.
+            # Until here the weights are random, and random weights could pass the checks that
+            # follow. A damaged checkpoint must also be found before any other fault.
             load_weights(checkpoint, saved_tensors(model), plan.manifest)
         if plan.manifest is not None:
             default = torch.get_num_threads()
             torch.set_num_threads(threads_for(plan.manifest, config, world.world_size, default))
         session = _session(config, world, stop, run, inputs, model, plan)
-        about = (f"evaluation.metrics: {one}: no number" for one in missing)
+        about = (f"evaluation.metrics: {one}; this metric is not measured" for one in missing)
         session = replace(session, warnings=(*about, *session.warnings))
         if not initial:
             _restore(session)

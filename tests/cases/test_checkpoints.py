@@ -440,7 +440,7 @@ OTHERS: dict[str, Case] = {
     ),
     "local states, a lost rank": Case(
         without(lambda f: save_local_states(f / "x"), "model_0000999.rank_1.pth"),
-        "one torch file for each rank", 999, None, 3, ("model_0000999, rank 1.pth: missing",),
+        "one torch file for each rank", 999, None, 3, ("model_0000999.rank_1.pth: missing",),
     ),
 }  # fmt: skip
 

@@ -113,7 +113,7 @@ def system_columns(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def add_reasoning(parsed: ParsedRow, row: Row) -> None:
-    """Make a reasoning column of the row the reasoning of its answer, the last message.
+    """Use the text of a reasoning column as the reasoning of the answer, the last message.
 
     Raises BadRow if the answer already has another reasoning.
     """
@@ -166,7 +166,7 @@ def refuse_other_question(parsed: ParsedRow, row: Row) -> None:
         adds = f"--columns {free}={key} adds it to the question; " if can_add else ""
         raise BadRow(
             "bad_shape",
-            f"the column {key!r} is filled, and the question {parsed.used[0]!r} is without it",
+            f"the column {key!r} has text that the question {parsed.used[0]!r} does not contain",
             f"{adds}--columns {parsed.used[0]}={parsed.used[0]} leaves it out",
         )
 
@@ -211,7 +211,7 @@ def add_system(parsed: ParsedRow, row: Row, *, is_context: bool = False) -> None
 
 
 def pairs(history: object, parsed: ParsedRow) -> list[list[str]]:
-    """The [instruction, answer] pairs in `history` of an Alpaca row. Raises BadRow for others."""
+    """The [instruction, answer] pairs in `history` of an Alpaca row. BadRow for another form."""
     if isinstance(history, str):
         history = parsed_turns(history, "history")
     found: list[Any] = history if isinstance(history, list) else [history] if history else []
@@ -226,9 +226,9 @@ def pairs(history: object, parsed: ParsedRow) -> list[list[str]]:
 def join_calls(parsed: ParsedRow) -> None:
     """Join a message with tool calls to the assistant message directly before it.
 
-    Both are one turn at inference. In two messages, the model would learn to stop after the first,
-    and the second would follow a prompt that no server sends. ms-swift writes each call as a
-    message. Raises BadRow if one turn can't have both messages unchanged.
+    Both are one turn at inference. If they stayed two messages, the model would learn to stop after
+    the first, and the second would follow a prompt that no server sends. ms-swift writes each call
+    as a message. Raises BadRow if the marks of the two messages differ, or if `_joined` does.
     """
     kept, messages = list[int](), list[Message]()
     for number, message in enumerate(parsed.messages):
@@ -236,7 +236,7 @@ def join_calls(parsed: ParsedRow) -> None:
         if is_call and messages and messages[-1]["role"] == "assistant":
             where = f"messages {number} and {number + 1} are one assistant turn, but "
             if any((number - 1 in m) != (number in m) for m in (parsed.untrained, parsed.weights)):
-                raise BadRow("bad_shape", f"{where}only one of them is marked", _ONE_MESSAGE)
+                raise BadRow("bad_shape", f"{where}only one of them has a mark", _ONE_MESSAGE)
             if parsed.weights.get(number - 1) != parsed.weights.get(number):
                 raise BadRow("bad_shape", f"{where}their weights differ", _ONE_MESSAGE)
             messages[-1] = _joined(messages[-1], message, where)
@@ -250,7 +250,7 @@ def join_calls(parsed: ParsedRow) -> None:
 
 
 def _joined(first: Message, second: Message, where: str) -> Message:
-    """One message. Raises BadRow if its text or reasoning would have to follow a call or a text."""
+    """One message: reasoning, text, calls. BadRow if the parts of both do not fit this order."""
     text, reasoning = first["content"].strip(), first.get("reasoning_content")
     if second["content"].strip() and (text or "tool_calls" in first):
         raise BadRow("bad_shape", f"{where}the second has a text", _ONE_MESSAGE)

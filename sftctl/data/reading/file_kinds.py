@@ -128,7 +128,7 @@ def not_json(name: str) -> DataError:
 def refuse_one_object(text: bytes, name: str) -> None:
     """Raise DataError if `text`, the start of a file, is one JSON object over several lines.
 
-    Nothing is raised if the first line is a row, or if it is broken JSON.
+    Nothing is raised if the first line is a complete row, or if `text` is broken JSON.
     """
     first, newline, _ = text.partition(b"\n")
     if not newline or not text.startswith(b"{") or _parses(first):

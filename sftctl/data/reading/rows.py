@@ -40,8 +40,9 @@ def raw_rows(
 ) -> Iterator[tuple[SourceLine, Raw]]:
     """All rows of a file. Blank lines are skipped. `name` is the name of the file in messages.
 
-    `format` and `columns` decide whether a table has known columns. Plain text is read only if
-    `format` is "text". Raises DataError if the file can't be read.
+    A table must have the columns of a known row shape. `format` limits the shapes, and `columns`
+    renames columns. Plain text is read only if `format` is "text". Raises DataError if the file
+    can't be read.
     """
     try:
         yield from _rows(path, name, format, columns)
@@ -212,7 +213,7 @@ class _Element:
         if self._num_bytes > MAX_ROW_BYTES:
             row = _oversized(source)
         elif not row:
-            row = BadRow("broken_json", f"{source}: broken JSON: a row is missing")
+            row = BadRow("broken_json", f"{source}: broken JSON: nothing between two commas")
         self._start, self.index = self._line, self.index + 1
         self._pieces.clear()
         self._num_bytes = 0

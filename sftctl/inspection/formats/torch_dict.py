@@ -70,8 +70,9 @@ def inspect_torch_file(path: Path) -> Inspection:
 
 
 def _needs_no_tensor(value: dict[Any, Any]) -> bool:
-    """Whether the file may lack tensors. True for an optimizer before step 1, and for one of
-    several files.
+    """Whether the file may lack tensors.
+
+    True for an optimizer before step 1, and for one file of a checkpoint of several files.
     """
     return "param_groups" in value or _tool(value) != _UNKNOWN
 

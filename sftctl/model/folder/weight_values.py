@@ -21,16 +21,16 @@ HINT_OF_VALUES = "copy or download the weights again, or take an earlier checkpo
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Names of weights with such numbers."""
+    """Names of the weights that have NaN or infinite numbers, or only zeros."""
 
     not_finite: Collection[str] = ()
-    zeros: Collection[str] = ()  # matrices; a bias, or the norm of some families, may be zero
+    zeros: Collection[str] = ()  # only matrices: a bias, or the norm of some families, may be zero
 
     def problem(self) -> str | None:
         """The weights with which no model can be trained, in one sentence; None if there are none.
 
-        Zeros in the embedding count. Zeros in another matrix may be intended, for example in blocks
-        that were added.
+        An embedding of zeros is such a weight. Zeros in another matrix may be intended, for example
+        in blocks that were added.
         """
         if self.not_finite:
             verb = "has" if len(self.not_finite) == 1 else "have"
@@ -56,7 +56,7 @@ class Values:
 
 
 def values_of(model: "PreTrainedModel") -> Values:
-    """The numbers of a loaded model's weights, checked by these rules. Each weight is read once."""
+    """Find the weights of a loaded model with such numbers, or with only zeros. Reads each once."""
     import torch
 
     not_finite, zeros = [], []

@@ -109,7 +109,10 @@ def propose(
         return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)
 
     memory, findings = world.on_main(look)
-    about = [Finding("warning", "evaluation.metrics", f"{one}: no number") for one in missing]
+    about = [
+        Finding("warning", "evaluation.metrics", f"{one}; this metric is not measured")
+        for one in missing
+    ]
     return Proposal(
         config=config,
         path=path,

@@ -237,8 +237,8 @@ def test_joined_calls_keep_marks_and_reasoning() -> None:
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([SAYS | {"train": False}, call("f")], "messages 2 and 3 .* only one of them is marked"),
-        ([SAYS, call("f", weight=0.5)], "only one of them is marked"),
+        ([SAYS | {"train": False}, call("f")], "messages 2 and 3 .* only one of them has a mark"),
+        ([SAYS, call("f", weight=0.5)], "only one of them has a mark"),
         ([SAYS | {"weight": 2}, call("f", weight=0.5)], "their weights differ"),
         ([SAYS, CALLS | {"content": "Now."}], "the second has a text"),
         ([call("f"), CALLS | {"content": "Now."}], "the second has a text"),
@@ -251,5 +251,5 @@ def test_a_turn_that_can_not_be_joined_unchanged_is_refused(turns: list[Any], me
 
 
 def test_a_prompt_and_a_completion_are_not_one_turn_if_the_completion_calls() -> None:
-    with pytest.raises(BadRow, match="messages 2 and 3 .* only one of them is marked"):
+    with pytest.raises(BadRow, match="messages 2 and 3 .* only one of them has a mark"):
         read({"prompt": [USER, SAYS], "completion": [call("f")]})

@@ -38,10 +38,11 @@ def inspect_per_rank(path: Path) -> Inspection:
     names = {file.name for file in path.iterdir()}
     first = ""
     for (before, after), ranks in sorted(groups.items()):
+        sample = next(m for n in sorted(names) if (m := _ANY.fullmatch(n)) and m[1] == before)
         for rank in sorted({*range(world)} - ranks):
-            files.problems.append(f"{before}, rank {rank}{after}: missing")
-        sample = next(n for n in sorted(names) if (m := _ANY.fullmatch(n)) and m[1] == before)
-        first = first or sample
+            name = sample[0][: sample.start(2)] + str(rank) + after
+            files.problems.append(f"{name}: missing")
+        first = first or sample[0]
     found = files.read_torch(first)
     tensors = {f"model.{name}": tensor for name, tensor in found.tensors.items()}
     steps = [int(digits) for before, _ in groups for digits in re.findall(r"(\d+)$", before)]
@@ -58,5 +59,5 @@ def inspect_per_rank(path: Path) -> Inspection:
         },
         step_counts="the number in the files' names" if steps else None,
         obstacles=[OTHER_TOOL],
-        notes=["the parameters are those of one rank; only its own trainer puts them together"],
+        notes=["only the parameters of one rank are shown; the trainer can join all"],
     )
