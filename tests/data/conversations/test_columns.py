@@ -121,7 +121,7 @@ def test_what_stands_next_to_a_prompt_is_read(
 def test_a_question_in_two_columns_is_refused_and_the_hint_reads_both(
     row: dict[str, Any], key: str
 ) -> None:
-    with pytest.raises(BadRow, match=f"the column {key!r} is filled") as caught:
+    with pytest.raises(BadRow, match=f"the column {key!r} has text") as caught:
         read(dict(row))
     both, without = (part.split()[1] for part in str(caught.value.hint).split("; "))
     assert row[key] in from_row(dict(row), "auto", HERE, parse_columns(both)).messages[0]["content"]
