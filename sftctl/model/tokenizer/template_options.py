@@ -10,10 +10,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2.visitor import NodeTransformer
 
 from sftctl.config.template_options import GIVEN
 from sftctl.errors import ConfigError
 from sftctl.model.tokenizer.template_analysis import parsed
+
+_A_CONSTANT = "a constant"
 
 
 def with_all_options(
@@ -53,15 +56,28 @@ def with_options(template: str, options: Mapping[str, Any]) -> str:
 def options_of(template: str) -> list[str] | None:
     """The variables that a template reads and that renderers do not set.
 
-    None if the template has a syntax error.
+    None if the template is not valid.
     """
     try:
         tree = parsed(template)
-    except TemplateSyntaxError:
+        names = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+        names &= _set_if_undefined(tree)
+        _WithoutConstants().visit(tree)
+        read = meta.find_undeclared_variables(tree) - {_A_CONSTANT} | names
+    except (TemplateSyntaxError, RecursionError):
         return None
-    names = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
-    read = meta.find_undeclared_variables(tree) | (names & _set_if_undefined(tree))
     return sorted(name for name in read - GIVEN if not name.endswith("_token"))
+
+
+class _WithoutConstants(NodeTransformer):
+    """Replaces constants by a variable, because Jinja computes expressions of constants.
+
+    Such an expression may take hours, for example `9 ** 9 ** 9`.
+    """
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Name:
+        """The variable in place of a constant."""
+        return nodes.Name(_A_CONSTANT, "load", lineno=node.lineno, environment=node.environment)
 
 
 def _set_if_undefined(tree: nodes.Template) -> set[str]:

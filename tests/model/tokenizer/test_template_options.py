@@ -14,7 +14,7 @@ from sftctl.data.prepare.prepare import prepare_files
 from sftctl.data.sample import SAMPLE_TOKENIZER
 from sftctl.data.storage.settings import require_settings
 from sftctl.errors import ConfigError, DataError
-from sftctl.model.tokenizer.template_options import with_options
+from sftctl.model.tokenizer.template_options import options_of, with_options
 from sftctl.model.tokenizer.tokenizer import load_tokenizer
 from tests.toys.data import CHATML, file_of, row, written
 
@@ -139,3 +139,14 @@ def test_a_store_records_its_options_and_its_tokenizer_has_them(tmp_path: Path) 
         require_settings(tmp_path / "s", read, other)
     plain = load_tokenizer(str(SAMPLE_TOKENIZER), template)
     assert store_fingerprint([rows], plain, DataConfig()) != made.fingerprint
+
+
+def test_the_options_of_a_template_are_found_without_computing_its_constants() -> None:
+    """Jinja itself computes these when it compiles a template: for hours, or into gigabytes."""
+    slow = "{{ 9 ** (9 ** 9) }}{{ 'x' | center(10 ** 11) }}{{ [1] * 10 ** 11 }}"
+    assert options_of(slow + "{% if a.b == 'x' %}{{ c['d'] ~ 1 }}{% endif %}") == ["a", "c"]
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ x | nofilter }}", "{{ " + "(" * 3000])
+def test_a_template_that_is_not_valid_has_no_options(template: str) -> None:
+    assert options_of(template) is None
