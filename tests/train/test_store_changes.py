@@ -59,7 +59,7 @@ def message_of_its_end(config: RunConfig) -> str:
     with pytest.raises(DataError) as error:
         run_training(config, verify_data=True)
     assert active_children() == []
-    assert error.value.hint is not None and error.value.hint.startswith("put the store back")
+    assert error.value.hint is not None and error.value.hint.startswith("restore the files")
     return error.value.message
 
 
@@ -93,7 +93,7 @@ def test_an_error_between_two_steps_ends_the_loader_processes_too(
 ) -> None:
     def fail(metrics: StepMetrics, tracker: Tracker) -> None:
         assert len(active_children()) == 1
-        raise DataError("it has changed", "put the store back")
+        raise DataError("it has changed", "restore the files")
 
     monkeypatch.setattr("sftctl.train.run.report", fail)
     assert message_of_its_end(config_for(store, "run", num_workers=1)) == "it has changed"

@@ -1,4 +1,7 @@
-"""Runs whose loss is not finite: the error names the weights; what the summary says."""
+"""Runs whose loss is not finite: the error names the weights; what the summary says.
+
+The weights become NaN after the model was loaded: a model with NaN in its files is not loaded.
+"""
 
 import math
 import shutil
@@ -12,6 +15,7 @@ from sftctl.cli.show.run import run_summary
 from sftctl.config.load import load_config
 from sftctl.errors import TrainingDiverged
 from sftctl.jsonio import read_lines
+from sftctl.model.folder.weight_values import Values
 from sftctl.report.record import read_run
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
@@ -34,7 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def poisoned(trained: Path, tmp_path: Path) -> Path:
+def poisoned(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("sftctl.model.load.values_of", lambda model: Values())
     shutil.copytree(trained, tmp_path / "poisoned")
     return tmp_path / "poisoned"
 
