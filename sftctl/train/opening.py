@@ -145,7 +145,7 @@ def restored_session(
             default = torch.get_num_threads()
             torch.set_num_threads(threads_for(plan.manifest, config, world.world_size, default))
         session = _session(config, world, stop, run, inputs, model, plan)
-        about = (f"evaluation.metrics: {one}; this metric is not measured" for one in missing)
+        about = (f"evaluation.metrics: {one}: not measured" for one in missing)
         session = replace(session, warnings=(*about, *session.warnings))
         if not initial:
             _restore(session)

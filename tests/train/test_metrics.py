@@ -193,7 +193,7 @@ def test_a_run_continues_without_metrics_that_can_not_be_imported(tmp_path: Path
         named = [one for one in warnings if f"evaluation.metrics: {path}: " in one]
         assert len(named) == 3  # at the start, at steps 0 and 2
         assert all(message in one for one in named)
-        assert [("is not measured" in one, "no number at step" in one) for one in named] == [
+        assert [(": not measured" in one, "no number at step" in one) for one in named] == [
             (True, False), (False, True), (False, True),
         ]  # fmt: skip
     for event in events_named(run, "evaluation"):

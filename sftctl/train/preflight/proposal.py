@@ -109,10 +109,7 @@ def propose(
         return memory, preflight(config, path, inputs, fake, memory, shape, ranks_here)
 
     memory, findings = world.on_main(look)
-    about = [
-        Finding("warning", "evaluation.metrics", f"{one}; this metric is not measured")
-        for one in missing
-    ]
+    about = [Finding("warning", "evaluation.metrics", f"{one}: not measured") for one in missing]
     return Proposal(
         config=config,
         path=path,
