@@ -154,6 +154,7 @@ def test_the_commands_of_a_page_work_in_its_order(page: str, place: Path) -> Non
 @pytest.mark.parametrize("page", [name for name in NAMES if name not in TYPED_BY_OTHERS])
 def test_the_commands_of_a_page_work_as_they_stand(page: str, place: Path) -> None:
     make_toys(page, place)
+    write_shown_files(next(path for path in PAGES if path.name == page).read_text("utf-8"), place)
     for command in typed(page):
         if command.line in LONG:
             type_short(command)
