@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,14 @@ def _is_pointer(file: Path) -> bool:
 def folder_of(path: Path) -> Path:
     """The folder of a checkpoint's files; for a single file, its parent folder."""
     return path.parent if path.is_file() else path
+
+
+def steps_in(path: Path, name: re.Pattern[str], is_step: Callable[[Path], bool]) -> list[Path]:
+    """The folders of steps in a folder, the newest last. The first group of `name` is the step."""
+    entries = path.iterdir() if path.is_dir() else ()
+    matches = ((one, name.fullmatch(one.name)) for one in entries)
+    found = {int(m[1]): one for one, m in matches if m and one.is_dir() and is_step(one)}
+    return [found[step] for step in sorted(found)]
 
 
 def first_bytes(path: Path) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sftctl.inspection.formats.distributed import distcp_problems
-from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.formats.files import OTHER_TOOL, Files, steps_in
 from sftctl.inspection.formats.model_files import model_facts, read_weights
 from sftctl.inspection.formats.torch_dict import learning_rate_of, optimizer_tensors
 from sftctl.inspection.formats.weights import judge_weights
@@ -34,9 +34,7 @@ def is_accelerate_output(path: Path) -> bool:
 
 
 def _numbered(path: Path) -> list[Path]:
-    entries = path.iterdir() if path.is_dir() else ()
-    found = {int(m[1]): one for one in entries if (m := _NUMBERED.fullmatch(one.name))}
-    return [found[step] for step in sorted(found) if is_accelerate(found[step])]
+    return steps_in(path, _NUMBERED, is_accelerate)
 
 
 def inspect_accelerate_output(path: Path) -> Inspection:

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.formats.files import OTHER_TOOL, Files, steps_in
 from sftctl.inspection.inspection import Inspection
 from sftctl.inspection.pickles.values import table
 from sftctl.words import counted, in_shell, printable
@@ -55,12 +55,7 @@ def _parts(folder: Path) -> list[Path]:
 
 def _steps(output: Path) -> list[Path]:
     """The finished steps in a folder, the largest last."""
-    found = {
-        int(m[1]): one
-        for one in output.iterdir()
-        if (m := _STEP.fullmatch(one.name)) and one.is_dir() and is_orbax(one)
-    }
-    return [found[number] for number in sorted(found)]
+    return steps_in(output, _STEP, is_orbax)
 
 
 def inspect_orbax_output(path: Path) -> Inspection:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sftctl.checkpoint.tensor_index import StoredTensor
-from sftctl.inspection.formats.files import OTHER_TOOL, Files
+from sftctl.inspection.formats.files import OTHER_TOOL, Files, steps_in
 from sftctl.inspection.formats.model_files import read_weights
 from sftctl.inspection.formats.trainers.megatron import inspect_megatron, is_megatron
 from sftctl.inspection.formats.weights import judge_weights
@@ -39,9 +39,7 @@ def is_verl_output(path: Path) -> bool:
 
 
 def _steps(path: Path) -> list[Path]:
-    entries = path.iterdir() if path.is_dir() else ()
-    found = {int(m[1]): one for one in entries if (m := _STEP.fullmatch(one.name))}
-    return [found[step] for step in sorted(found) if is_verl(found[step])]
+    return steps_in(path, _STEP, is_verl)
 
 
 def _roles(path: Path) -> Iterator[Path]:
