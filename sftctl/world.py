@@ -21,7 +21,10 @@ _OBJECT_TIMEOUT = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Rank, world size and device. With one rank, every collective returns its input."""
+    """Rank, world size and device. With one rank, every collective returns its input.
+
+    Numbers of Python (`sum_counts`, `max`) travel between the hosts, so they do not wait for a GPU.
+    """
 
     rank: int
     local_rank: int
@@ -50,7 +53,7 @@ class World:
         """The sum of each number over all ranks, as 64-bit integers that wrap around."""
         if self.world_size == 1:
             return [*counts]
-        totals: list[int] = self.sum(torch.tensor(counts, device=self.device)).tolist()
+        totals: list[int] = self.sum(torch.tensor(counts)).tolist()
         return totals
 
     def share(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -63,7 +66,7 @@ class World:
         """The largest of all ranks' values, on all ranks."""
         if self.world_size == 1:
             return value
-        box = torch.tensor(value, device=self.device)
+        box = torch.tensor(value)
         dist.all_reduce(box, dist.ReduceOp.MAX)
         return int(box)
 
@@ -163,7 +166,7 @@ def start_world(
     timeout = timedelta(seconds=timeout_s)
     store = meet(environment.rank(), world_size, environment.meeting_point(), check)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=store,
         rank=environment.rank(),
         world_size=world_size,

@@ -1,6 +1,7 @@
 """AdamW, gradient clipping, and the optimizer's state by parameter name."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -66,6 +67,46 @@ def clip_gradients(
     norm = squares.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm.float())
     return norm
+
+
+def step_if_finite(
+    optimizer: torch.optim.AdamW, facts: torch.Tensor, num_deciding: int
+) -> list[float]:
+    """Update the weights if the first `num_deciding` of `facts` are finite. Returns all facts.
+
+    The device decides, by the `found_inf` that torch gave its fused optimizers for GradScaler. So
+    the host enqueues the update before it waits for the facts, and the device has work meanwhile.
+    Otherwise the weights and the optimizer's state stay as they are.
+    """
+    if facts.device.type == "mps":  # its fused AdamW has ignored `found_inf` (torch's PR 186360)
+        values: list[float] = facts.tolist()
+        if all(map(math.isfinite, values[:num_deciding])):
+            optimizer.step()
+        return values
+    read = start_reading(facts)
+    optimizer.found_inf = (~facts[:num_deciding].isfinite().all()).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]
+    return read()
+
+
+def start_reading(tensor: torch.Tensor) -> Callable[[], list[float]]:
+    """Begin to copy a tensor to the host. The result waits for the copy, and for nothing that is
+    enqueued after this call.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.tolist
+    on_host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    on_host.copy_(tensor, non_blocking=True)
+    is_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    is_copied.record()
+
+    def read() -> list[float]:
+        is_copied.synchronize()
+        values: list[float] = on_host.tolist()
+        return values
+
+    return read
 
 
 class NamedOptimizer:

@@ -38,11 +38,16 @@ class SourceSums:
         ones, lengths = per_row.new_ones(num_rows), batch.row_lengths[:num_rows].to(dtype)
         values = torch.cat([torch.stack([ones, lengths], dim=1), per_row], dim=1)  # (R, 6)
         numbers = [self._mixture.source_of(example) for example in batch.examples]
-        self._sums.index_add_(0, torch.tensor(numbers, device=values.device), values)
+        self._sums.index_add_(0, torch.tensor(numbers).to(values.device, non_blocking=True), values)
 
-    def total(self, world: World) -> dict[str, SourceMetrics]:
-        """The metrics of each source, over all ranks. Every rank calls this."""
-        rows = world.sum(self._sums.clone()).tolist()
+    def total(self, world: World) -> torch.Tensor:
+        """The sums over all ranks as one row of numbers, on the device. Every rank calls this."""
+        return world.sum(self._sums.clone()).flatten()
+
+    def metrics(self, total: list[float]) -> dict[str, SourceMetrics]:
+        """The metrics of each source, from the numbers of `total`."""
+        width = len(_COLUMNS)
+        rows = [total[first : first + width] for first in range(0, len(total), width)]
         return {
             name: SourceMetrics(
                 num_examples=int(examples),

@@ -1,4 +1,4 @@
-"""One optimizer step: `train_step`, and the three functions that it calls one after the other.
+"""One optimizer step: `train_step`, and the functions that it calls one after the other.
 
 The loss of a step is the weighted mean of the losses of its target tokens, over all ranks. Without
 weights in the data, every weight is 1.
@@ -17,9 +17,9 @@ from sftctl.data.mixture import Mixture
 from sftctl.data.plan import examples_digest, hash_of
 from sftctl.errors import TrainingDiverged
 from sftctl.machine import peak_resident_bytes, resident_bytes
-from sftctl.metrics import StepMetrics
+from sftctl.metrics import SourceMetrics, StepMetrics
 from sftctl.train.engine.exact_sum import hits_and_entropies, whole_units
-from sftctl.train.engine.optim import clip_gradients
+from sftctl.train.engine.optim import clip_gradients, step_if_finite
 from sftctl.train.engine.source_sums import SourceSums
 from sftctl.train.engine.state import TrainState
 from sftctl.world import World, exact_dtype, local_part
@@ -55,16 +55,26 @@ class _Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gradient:
-    """Facts about the gradients, after they were unscaled and clipped."""
+class _Outcome:
+    """What the host reads of a step, over all ranks."""
 
-    sums: _Sums
-    loss: float  # the mean of the step, over all ranks
-    norm: float  # the L2 norm before clipping
+    loss: float  # the mean of the step
+    norm: float  # the L2 norm of the gradient before clipping
     token_accuracy: float
     entropy: float
-    num_overflows: int
-    problem: str | None  # why the gradients can't be used; None: they can
+    sources: dict[str, SourceMetrics] | None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the weights were not updated, or None."""
+        if not math.isfinite(self.loss):
+            return f"the loss is {self.loss}"
+        return None if math.isfinite(self.norm) else f"the gradient norm is {self.norm}"
+
+    @property
+    def has_overflowed(self) -> bool:
+        """Whether float16 may be the cause of the problem."""
+        return math.isfinite(self.loss) and not math.isfinite(self.norm)
 
 
 def train_step(
@@ -75,17 +85,29 @@ def train_step(
     learning_rate = get_lr(state.progress.step + 1, rules.total_steps, rules.optim)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_factor"]
-    sums = accumulate_gradients(state, batch, rules, world)  # forward and backward
-    gradient = unscale_and_clip(state, batch, sums, rules, world)
-    update_or_skip(state, batch, gradient, rules, world)  # optimizer.step
-    digest, num_tokens, num_padding_tokens = _totals(gradient.sums, world)
-    sources = gradient.sums.sources.total(world) if gradient.sums.sources is not None else None
-    state.progress.advance(rules.steps_per_epoch, batch.num_examples, num_tokens, sources)
+    num_overflows = 0
+    while True:
+        sums = accumulate_gradients(state, batch, rules, world)  # forward and backward
+        facts = unscale_and_clip(state, batch, sums, rules, world)
+        outcome = update_if_finite(state, batch, sums, facts)  # optimizer.step
+        if not (state.scaler.is_enabled() and outcome.has_overflowed):
+            break
+        _back_off(state.scaler)
+        num_overflows += 1
+        if num_overflows == MAX_OVERFLOWS:
+            what = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
+            raise _diverged(what, state, batch, world)
+    if outcome.problem is not None and not rules.skips_nonfinite:
+        raise _diverged(outcome.problem, state, batch, world)
+    # GradScaler requires this call before the next `unscale_`. A skipped step keeps the scale.
+    state.scaler.update(None if outcome.problem is None else state.scaler.get_scale())
+    digest, num_tokens, num_padding_tokens = _totals(sums, world)
+    state.progress.advance(rules.steps_per_epoch, batch.num_examples, num_tokens, outcome.sources)
     return StepMetrics(
         step=state.progress.step,
         epoch=batch.epoch,
-        loss=gradient.loss,
-        grad_norm=gradient.norm,
+        loss=outcome.loss,
+        grad_norm=outcome.norm,
         learning_rate=learning_rate,
         num_tokens=num_tokens,
         num_target_tokens=batch.num_target_tokens,
@@ -95,11 +117,11 @@ def train_step(
         data_wait_s=data_wait_s,
         memory_bytes=world.max(memory_bytes(world.device)),
         peak_memory_bytes=world.max(peak_memory_bytes(world.device)),
-        num_overflows=gradient.num_overflows,
-        skipped=gradient.problem,
-        token_accuracy=gradient.token_accuracy,
-        entropy=gradient.entropy,
-        sources=sources,
+        num_overflows=num_overflows,
+        skipped=outcome.problem,
+        token_accuracy=outcome.token_accuracy,
+        entropy=outcome.entropy,
+        sources=outcome.sources,
     )
 
 
@@ -157,62 +179,38 @@ def _forward_and_backward(
 
 def unscale_and_clip(
     state: TrainState, batch: StepBatch, sums: _Sums, rules: StepRules, world: World
-) -> _Gradient:
+) -> torch.Tensor:
     """Divide the gradients by the loss scale and clip them.
 
-    If float16 has overflowed, halve the scale and run forward and backward again, up to
-    MAX_OVERFLOWS times.
+    Returns the facts of the step, on the device: loss, norm before clipping, hits, entropies, and
+    the sums of the sources.
     """
-    num_overflows = 0
-    while True:
-        state.scaler.unscale_(state.optimizer)
-        max_norm = rules.optim.grad_clip or math.inf
-        norm_on_device = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
-        # On one rank without a mixture, only this line of a step waits for the device.
-        found = torch.cat([world.sum(sums.floats), norm_on_device]).tolist()
-        loss_sum, hits, entropies, norm = found
-        loss, num_targets = loss_sum / batch.sum_of_weights, max(1, batch.num_target_tokens)
-        facts = loss, norm, hits / num_targets, entropies / num_targets
-        problem = _problem(loss, norm)
-        has_overflowed = state.scaler.is_enabled() and math.isfinite(loss) and problem is not None
-        if not has_overflowed:
-            return _Gradient(sums, *facts, num_overflows, problem)
-        _back_off(state.scaler)
-        num_overflows += 1
-        if num_overflows == MAX_OVERFLOWS:
-            problem = f"float16 overflowed {MAX_OVERFLOWS} times in a row"
-            return _Gradient(sums, *facts, num_overflows, problem)
-        state.weights.clear_gradients()
-        sums = accumulate_gradients(state, batch, rules, world)
+    state.scaler.unscale_(state.optimizer)
+    max_norm = rules.optim.grad_clip or math.inf
+    norm = clip_gradients(state.weights.trained, max_norm, world).reshape(1)
+    floats = world.sum(sums.floats)
+    loss, others = floats[:1] / batch.sum_of_weights, floats[1:]
+    sources = [] if sums.sources is None else [sums.sources.total(world)]
+    return torch.cat([loss, norm, others, *sources])
 
 
-def _problem(loss: float, norm: float) -> str | None:
-    """The reason why no update is possible, or None."""
-    if not math.isfinite(loss):
-        return f"the loss is {loss}"
-    return None if math.isfinite(norm) else f"the gradient norm is {norm}"
+def update_if_finite(
+    state: TrainState, batch: StepBatch, sums: _Sums, facts: torch.Tensor
+) -> _Outcome:
+    """Update the weights if loss and norm are finite, and clear the gradients."""
+    # On one rank, only this line of a step waits for the device.
+    loss, norm, hits, entropies, *sources = step_if_finite(state.optimizer, facts, num_deciding=2)
+    state.weights.publish()
+    state.weights.clear_gradients()
+    num_targets = max(1, batch.num_target_tokens)
+    by_source = None if sums.sources is None else sums.sources.metrics(sources)
+    return _Outcome(loss, norm, hits / num_targets, entropies / num_targets, by_source)
 
 
 def _back_off(scaler: torch.amp.GradScaler) -> None:
     """Halve the scale and restart its growth counter, as GradScaler does for a skipped step."""
     scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
-
-
-def update_or_skip(
-    state: TrainState, batch: StepBatch, gradient: _Gradient, rules: StepRules, world: World
-) -> None:
-    """Update the weights. If the gradient can't be used, skip the update or raise an error."""
-    if gradient.problem is None:
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.weights.publish()
-    elif rules.skips_nonfinite and gradient.num_overflows < MAX_OVERFLOWS:
-        # GradScaler requires this call before the next `unscale_`.
-        state.scaler.update(state.scaler.get_scale())
-    else:
-        raise _diverged(gradient.problem, state, batch, world)
-    state.weights.clear_gradients()
 
 
 def _totals(sums: _Sums, world: World) -> tuple[int, int, int]:

@@ -228,9 +228,16 @@ def test_padding_is_counted_separately() -> None:
     assert alone == 8 * 128 - metrics.num_tokens  # a row in each micro-batch
 
 
-def test_the_host_reads_the_results_of_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_reads_the_results_of_a_step_once_after_the_update_is_enqueued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The host waits for a GPU when it reads from it. Only a CPU reads the lengths of rows."""
     read = []
+    update = torch._fused_adamw_
+
+    def updating(*arguments: Any, **named: Any) -> None:
+        read.append("update")
+        update(*arguments, **named)
 
     def counting(name: str) -> Any:
         original = getattr(torch.Tensor, name)
@@ -246,8 +253,9 @@ def test_the_host_reads_the_results_of_a_step_once(monkeypatch: pytest.MonkeyPat
     state, batch = make_state(config), steps_of(config)[0]
     for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, counting(name))
+    monkeypatch.setattr(torch, "_fused_adamw_", updating)
     take(state, batch, config)
-    assert read == ["tolist"]
+    assert read == ["update", "update", "tolist"]  # matrices and vectors, which have no decay
 
 
 # ---------------------------------------------------------------------------- divergence
