@@ -18,13 +18,14 @@ from tests.benchmarks.generating import generating
 from tests.benchmarks.growth import time_by_tokens
 from tests.benchmarks.inspecting import inspecting
 from tests.benchmarks.loader import against_training, against_trl
-from tests.benchmarks.memory import CASES, resident_over_steps, told_and_measured
+from tests.benchmarks.memory import CASES, FLAT, resident_over_steps, told_and_measured
 from tests.benchmarks.merging import HEAD, merges
 from tests.benchmarks.precision import validation_losses
 from tests.benchmarks.prepare import preparing, preparing_memory
 from tests.benchmarks.prepare_templates import preparing_by_template
 from tests.benchmarks.starting import starting
 from tests.benchmarks.utilisation import utilisation
+from tests.benchmarks.waiting import rates_by_setting
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -44,7 +45,8 @@ def main() -> None:
     parser.add_argument("--templates", type=Path, help="a folder of .jinja files to prepare with")
     parser.add_argument("--other", type=Path, help="another checkout to prepare with in turns")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
-    parser.add_argument("--case", default="", help="of merges and memory: rows whose name has it")
+    parser.add_argument("--case", default="", help="of merges, memory: rows whose name has it")
+    parser.add_argument("--picture", type=Path, help="of flat-memory: an SVG file to write")
     options = parser.parse_args()
     for name, make in TABLES.items():
         if options.only in (None, name):
@@ -66,7 +68,7 @@ def training_table(options: argparse.Namespace, batch_size: int) -> str:
 def smollm2_table(options: argparse.Namespace) -> str:
     """SmolLM2-135M. Its vocabulary of 49,152 makes the head expensive."""
     model = str(training.smollm2())
-    contenders = training.against_all(model, 8, options.steps or 3, ["trainer", "trainer-grouped"])
+    contenders = training.against_all(model, 8, options.steps or 3, [*training.RIVALS])
     return compared_table(options, contenders, model)
 
 
@@ -102,6 +104,13 @@ def growth_table(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as name:
         store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
         return table(*time_by_tokens(store, options.rounds))
+
+
+def waiting_table(options: argparse.Namespace) -> str:
+    """Training beside busy processes, by how threads wait."""
+    with tempfile.TemporaryDirectory() as name:
+        store = training.store_of(options.alpaca, str(options.tokenizer), Path(name))
+        return table(*rates_by_setting(store, options.rounds, options.steps or 3))
 
 
 def utilisation_table(options: argparse.Namespace) -> str:
@@ -187,7 +196,9 @@ def flat_memory_table(options: argparse.Namespace) -> str:
     """Resident memory over a long run."""
     with tempfile.TemporaryDirectory() as name:
         where = options.alpaca, str(options.tokenizer), Path(name)
-        return table(*resident_over_steps(*where, options.steps or 600))
+        cases = [case for case in FLAT if options.case in case]
+        made = resident_over_steps(*where, options.steps or 600, cases, options.picture)
+        return table(*made)
 
 
 def precision_table(options: argparse.Namespace) -> str:
@@ -253,6 +264,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], str]] = {
     "utilisation": utilisation_table,
     "smollm2": smollm2_table,
     "ranks": ranks_table,
+    "waiting": waiting_table,
     "memory": memory_table,
     "flat-memory": flat_memory_table,
     "precision": precision_table,

@@ -67,17 +67,17 @@ SETTLED = 20
 
 
 def resident_over_steps(
-    data: Path, tokenizer: str, folder: Path, steps: int
+    data: Path, tokenizer: str, folder: Path, steps: int, cases: list[str], picture: Path | None
 ) -> tuple[list[str], list[list[str]]]:
     """A row for each case: resident memory at five steps, and the last one over that of step 20.
 
     The steps are not those of a save or an evaluation. A save holds a copy of the state while it
-    writes.
+    writes. `picture` is an SVG file for the memory of all steps.
     """
     every = max(1, steps // 6)
     shown = [SETTLED, *(round(steps * part) - 1 for part in (0.25, 0.5, 0.75)), steps - 1]
-    rows = []
-    for number, case in enumerate(FLAT):
+    rows, curves = [], dict[str, list[int]]()
+    for number, case in enumerate(cases):
         name, *options = case.split()
         model, reader = model_and_tokenizer(name, tokenizer)
         run_dir = folder / str(number)
@@ -88,8 +88,32 @@ def resident_over_steps(
         command += ["--set", "data.val_fraction=0.03", "--eval-interval", every]
         run([*command, "--save-interval", every, "--output-dir", run_dir])
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        resident = {line["step"]: line["memory_bytes"] for line in lines if "memory_bytes" in line}
-        sizes = [f"{resident[step] / 1e6:,.0f} MB" for step in shown]
-        rows.append([case, *sizes, f"{resident[shown[-1]] / resident[SETTLED]:.2f}"])
+        curves[case] = resident = [line["memory_bytes"] for line in lines]
+        sizes = [f"{resident[step - 1] / 1e6:,.0f} MB" for step in shown]
+        rows.append([case, *sizes, f"{resident[shown[-1] - 1] / resident[SETTLED - 1]:.2f}"])
         print(" ".join(rows[-1]), file=sys.stderr, flush=True)
+        if picture is not None:
+            picture.write_text(_picture(curves))
     return ["run", *(f"step {step}" for step in shown), "last / first"], rows
+
+
+WIDTH, HEIGHT, EDGE = 800, 300, 60  # of the picture
+
+
+def _picture(curves: dict[str, list[int]]) -> str:
+    """An SVG picture: resident memory in GB by step, from 0 up. A name stands above its curve."""
+    highest = max(max(values) for values in curves.values())
+    drawn = [f'<path d="M{EDGE} 10 V{HEIGHT} H{WIDTH}" fill="none" stroke="gray"/>']
+    for case, values in curves.items():
+        x = [EDGE + (WIDTH - EDGE) * i / max(1, len(values) - 1) for i in range(len(values))]
+        y = [HEIGHT - (HEIGHT - 30) * value / highest for value in values]
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        drawn.append(f'<polyline points="{points}" fill="none" stroke="teal"/>')
+        drawn.append(
+            f'<text x="{EDGE + 8}" y="{min(y) - 6:.0f}">{case}, {len(values)} steps</text>'
+        )
+        drawn.append(f'<text x="2" y="{y[-1] + 4:.0f}">{values[-1] / 1e9:.2f} GB</text>')
+    style = 'font-family="sans-serif" font-size="12" fill="gray"'
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT + 10}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>'
+    return "\n".join([head, *drawn, "</svg>\n"])
