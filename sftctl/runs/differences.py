@@ -125,7 +125,15 @@ def differences_of(
                 yield Difference(key, then, here, verdict, _effect(key, verdict, goes_on, config))
     for name, version in (compute.versions if compute is not None else {}).items():
         if (then := manifest.versions.get(name)) != version:
-            yield Difference(name, then, version, "free", "bits may differ")
+            yield Difference(name, then, version, "free", _effect_of_version(name, then, config))
+
+
+def _effect_of_version(name: str, then: str | None, config: RunConfig) -> str:
+    """What another version of a package does. Before 0.2, sftctl trained rows with padding."""
+    if name != "sftctl" or then is None or not then.startswith("0.1."):
+        return "bits may differ"
+    was_autocast = "; bfloat16 was autocast before" if config.train.dtype == "bfloat16" else ""
+    return ROUNDED + was_autocast
 
 
 def differences_at_step_0(began: RunConfig, config: RunConfig) -> Iterator[Difference]:

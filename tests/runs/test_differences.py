@@ -96,6 +96,21 @@ def test_another_version_is_reported() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "effect"),
+    [("float32", ROUNDED), ("bfloat16", f"{ROUNDED}; bfloat16 was autocast before")],
+)
+def test_a_run_of_a_version_that_padded_its_rows_is_rounded_differently(
+    dtype: str, effect: str
+) -> None:
+    config = config_of(train__dtype=dtype)
+    manifest = manifest_of(config, num_threads=1)
+    before = replace(manifest, versions={**manifest.versions, "sftctl": "0.1.0"})
+    assert found(before, config, compute=compute(threads=1, sftctl="0.2.0")) == [
+        Difference("sftctl", "0.1.0", "0.2.0", "free", effect)
+    ]
+
+
 def test_versions_name_everything_that_computes() -> None:
     names = ["sftctl", "python", "torch", "transformers", "tokenizers", "numpy", "cpu"]
     assert [*versions("AVX2")] == names and versions("AVX2")["cpu"] == "AVX2"
