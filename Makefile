@@ -45,7 +45,7 @@ $(VENV)/.llama: $(VENV)/.tested
 
 llama: $(VENV)/.llama  ## build llama.cpp for the tests of .gguf files: half an hour on two cores
 
-test-real: $(VENV)/.tested  ## real data, real weights, real kills: half an hour
+test-real: $(VENV)/.tested  ## real data, real weights, real kills: an hour
 	SFTCTL_REAL=.real $(BIN)/python -m pytest -m real -rs tests/real tests/docs
 
 $(VENV)/.benched: $(VENV)/.tested
