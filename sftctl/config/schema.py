@@ -146,8 +146,8 @@ class TrainConfig:
     ranks together."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
     """Maximum number of tokens in one forward pass with several examples. It changes memory and
-    speed, but never the update. auto: on CUDA a number that is computed from the model's shape and
-    the GPU's memory, else 1024."""
+    speed, and the update only by rounding. auto: on CUDA a number that is computed from the model's
+    shape and the GPU's memory, else 1024."""
     activation_checkpointing: bool = False
     """Keep only the input of each layer, and compute the layer again in the backward pass. This
     needs less memory, and a third more time. The update is the same."""
@@ -158,7 +158,7 @@ class TrainConfig:
     """Where the model runs. auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
     reduction: Literal["plain", "exact"] = "plain"
     """How gradients are summed over micro-batches and ranks. plain: in float32. exact: in 64-bit
-    integers, so that a run has the same bits on any number of ranks. exact needs ddp."""
+    integers, so a run can be resumed on any number of ranks with the same bits. exact needs ddp."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several ranks hold the model. ddp: each rank has a complete copy. fsdp: each rank has a
     part of the weights, gradients and optimizer state, for models that do not fit on one rank. On
