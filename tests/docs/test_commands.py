@@ -21,8 +21,8 @@ from tests.toys.docs.pages import PAGES, REPOSITORY, Command, commands_of, write
 NOT_HERE = {
     "make demo": "installs; its commands are typed from the README",
     "make test": "this suite",
-    "make test-real": "half an hour; these tests among others",
-    "make torture": "hours",
+    "make test-real": "an hour; these tests among others",
+    "make torture": "an hour",
     "make llama": "builds llama.cpp for half an hour",
     "make bench": "hours on a quiet machine",
     "make mutants": "hours",
