@@ -146,8 +146,8 @@ class TrainConfig:
     ranks together."""
     micro_batch_tokens: Count | Auto = DEFAULT_MICRO_BATCH_TOKENS
     """Maximum number of tokens in one forward pass with several examples. It changes memory and
-    speed, and the update only by rounding. auto: on CUDA a number that is computed from the model's
-    shape and the GPU's memory, else 1024."""
+    speed. The update stays the same, except for rounding. auto: on CUDA a number that is computed
+    from the model's shape and the GPU's memory, else 1024."""
     activation_checkpointing: bool = False
     """Keep only the input of each layer, and compute the layer again in the backward pass. This
     needs less memory, and a third more time. The update is the same."""

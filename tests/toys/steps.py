@@ -8,6 +8,7 @@ from sftctl.config.optim import OptimConfig
 from sftctl.config.schema import RunConfig, TrainConfig
 from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import StepBatch
+from sftctl.data.mixture import Mixture
 from sftctl.data.step_shape import StepShape
 from sftctl.metrics import StepMetrics
 from sftctl.model.presets import preset_config
@@ -77,10 +78,12 @@ def steps_of(config: RunConfig, epoch: int = 0, store: ToyStore = STORE) -> list
     return list(StepLoader(store, shape, LoaderSettings()).steps(epoch))
 
 
-def take(state: TrainState, batch: StepBatch, config: RunConfig) -> StepMetrics:
+def take(
+    state: TrainState, batch: StepBatch, config: RunConfig, mixture: Mixture | None = None
+) -> StepMetrics:
     """Train one step of a run of ten, with two steps an epoch."""
     skips = config.train.on_nonfinite == "skip"
-    rules = StepRules(config.optim, config.train.seed, 10, 2, skips_nonfinite=skips)
+    rules = StepRules(config.optim, config.train.seed, 10, 2, skips, mixture)
     return train_step(state, batch, rules, ALONE, data_wait_s=0.25)
 
 

@@ -37,6 +37,7 @@ class SourceSums:
         per_row = whole_units(per_row[:num_rows], self._total_weight)
         ones, lengths = per_row.new_ones(num_rows), batch.row_lengths[:num_rows].to(dtype)
         values = torch.cat([torch.stack([ones, lengths], dim=1), per_row], dim=1)  # (R, 6)
+        # Copied without waiting, because the host must not wait for the device in a pass.
         numbers = [self._mixture.source_of(example) for example in batch.examples]
         self._sums.index_add_(0, torch.tensor(numbers).to(values.device, non_blocking=True), values)
 

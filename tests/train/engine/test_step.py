@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftctl.config.schedule import get_lr
+from sftctl.data.mixture import MixedSource, Mixture
 from sftctl.data.plan import examples_digest, plan_epoch
 from sftctl.errors import ConfigError, TrainingDiverged
 from sftctl.model.loss import TargetFacts
@@ -228,8 +229,12 @@ def test_padding_is_counted_separately() -> None:
     assert alone == 8 * 128 - metrics.num_tokens  # a row in each micro-batch
 
 
+HALVES = Mixture((MixedSource("first", 0, 8), MixedSource("second", 8, 8)))
+
+
+@pytest.mark.parametrize("mixture", [None, HALVES])
 def test_the_host_reads_the_results_of_a_step_once_after_the_update_is_enqueued(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, mixture: Mixture | None
 ) -> None:
     """The host waits for a GPU when it reads from it. Only a CPU reads the lengths of rows."""
     read = []
@@ -254,7 +259,7 @@ def test_the_host_reads_the_results_of_a_step_once_after_the_update_is_enqueued(
     for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, counting(name))
     monkeypatch.setattr(torch, "_fused_adamw_", updating)
-    take(state, batch, config)
+    take(state, batch, config, mixture)
     assert read == ["update", "update", "tolist"]  # matrices and vectors, which have no decay
 
 
