@@ -1,7 +1,7 @@
 """Facts about this process that the system gives. Only this file reads environment variables.
 
-Only this file and `machine` make calls that exist only on Linux. Each call has a replacement for
-other systems.
+Only this file, `processes`, `openmp` and `machine` make calls that exist only on Linux. Each call
+has a replacement for other systems.
 """
 
 import ctypes
@@ -10,20 +10,14 @@ import importlib.util
 import locale
 import os
 import pwd
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from sftctl.errors import ConfigError, RankAlone
 from sftctl.rank_variables import VARIABLES, contradiction, is_number, unset
 
 _SPIN_COUNT = "1000"  # chosen by measurements: docs/measured/speed.md
-_PR_SET_PDEATHSIG = 1  # a constant of prctl(2)
 
 
 def rank() -> int:
@@ -124,14 +118,14 @@ def is_set(name: str) -> bool:
     return name in os.environ
 
 
-def wait_for_threads_briefly() -> None:
-    """Make idle threads of OpenMP give up their core soon. Call this before torch is loaded.
+def says_how_threads_wait() -> bool:
+    """Whether the user has set how long OpenMP's threads spin while they wait."""
+    return any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")))
 
-    By default these threads spin. On a machine with other busy processes, a step then takes many
-    times as long. Ranks inherit the setting. A setting by the user is not changed.
-    """
-    if not any(map(is_set, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))):
-        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+
+def let_threads_spin_briefly() -> None:
+    """Make OpenMP's threads spin only briefly while they wait. Call this before torch is loaded."""
+    os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
 
 
 def quiet_torchs_log() -> None:
@@ -208,81 +202,3 @@ def sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, full)
     except OSError:  # the file system does not support it, for example a network disk
         os.fsync(descriptor)
-
-
-def has_ended_badly(pid: int) -> bool:
-    """Whether a child process has ended with an error. Does not collect its exit code.
-
-    ChildProcessError if the exit code was collected before. False on systems where the exit code
-    can only be read by collecting it.
-    """
-    if not hasattr(os, "waitid"):
-        return False
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    return ended is not None and ended.si_status != 0
-
-
-def can_fork() -> bool:
-    """Whether a process with threads may fork. On macOS, system libraries crash after a fork."""
-    return sys.platform == "linux"
-
-
-def signal_when_the_parent_dies(number: int) -> None:
-    """Make the system send this process a signal when its parent dies. Works only on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-
-
-def become_a_worker() -> None:
-    """Set up signals in a worker process: it ends with its parent.
-
-    Signals that a terminal sends to every process are ignored, because the parent handles them.
-    SIGTERM ends the worker, unless SIGTERM was ignored when the program started.
-    """
-    signal_when_the_parent_dies(signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # else torch set a handler
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
-
-
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-
-class EndedBySignal(BaseException):
-    """Raised by a signal at any line of the command.
-
-    It is a BaseException, so that no library catches it with `except Exception`.
-    """
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """In this context, the first signal that would kill the process raises EndedBySignal instead.
-
-    Later signals are ignored. A signal that was ignored when the process started stays ignored.
-    During a training, the run has its own handlers. A forked child is killed by the signal, because
-    Python would only print an exception in its fork hooks.
-    """
-    heard = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
-
-    owner = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked child that has not set its own handlers yet
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        for one in heard:
-            signal.signal(one, signal.SIG_IGN)
-        raise EndedBySignal(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        heard = []  # only the main thread may set handlers
-    for number in heard:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in heard:
-            if signal.getsignal(number) == end:  # after one signal, all are ignored until the exit
-                signal.signal(number, signal.SIG_DFL)

@@ -246,6 +246,15 @@ def processor_seconds(pid: int) -> float:
         return time.monotonic()
 
 
+def nanoseconds_waited() -> dict[str, int]:
+    """How long each thread of this process has waited for a core, by its id; {}: unknown."""
+    waited = {}
+    for thread in (ROOT / "proc/self/task").glob("*"):
+        with suppress(OSError, IndexError):  # the thread has just ended, or it is unknown
+            waited[thread.name] = int((thread / "schedstat").read_text().split()[1])
+    return waited
+
+
 def path_of_open(descriptor: int, root: Path = ROOT) -> Path | None:
     """The current path of an open file or folder; None if it was deleted, or if it is unknown."""
     try:

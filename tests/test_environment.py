@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sftctl import environment
+from sftctl import processes
 from sftctl.data.storage.array_file import ArrayFile
-from sftctl.environment import has_ended_badly, read_at, sync, usable_cores
+from sftctl.environment import read_at, sync, usable_cores
 from sftctl.errors import DataError
+from sftctl.processes import has_ended_badly
 
 
 def test_cores_without_affinity_are_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +85,9 @@ def test_without_waitid_no_child_is_said_to_have_failed(monkeypatch: pytest.Monk
 
 
 def test_only_linux_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.can_fork()
+    assert processes.can_fork()
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not environment.can_fork()
+    assert not processes.can_fork()
 
 
 PRINT_SPIN_COUNT = """
@@ -103,7 +104,7 @@ app.app(["train", "--print-config"])
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "1000 ERROR"),
+        ({}, "None ERROR"),
         ({"GOMP_SPINCOUNT": "7", "TORCH_CPP_LOG_LEVEL": "INFO"}, "7 INFO"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ERROR"),
     ],

@@ -23,10 +23,10 @@ LAYERS = [
     {"train", "inspection", "report", "trained"},
     {"runs"},
     {"data"},
-    {"model", "checkpoint"},
+    {"model", "checkpoint", "openmp"},
     {"tracking", "world", "config", "machine", "folders"},
     {"metrics", "jsonio", "disk", "rendezvous"},
-    {"environment"},
+    {"environment", "processes"},
     {"errors", "version", "words", "rank_variables"},
 ]
 HEIGHT = {room: -depth for depth, layer in enumerate(LAYERS) for room in layer}
@@ -51,6 +51,7 @@ HOMES = {
         "bench/*",
         "world.py",
         "rendezvous.py",
+        "openmp.py",
     ],
     "click": [],
     "pickle": ["model/minimind.py", "model/folder/pickled_tensors.py"],  # the name of an error

@@ -19,7 +19,8 @@ from sftctl.data.loading.loader import LoaderSettings, StepLoader
 from sftctl.data.loading.microbatch import Examples
 from sftctl.data.mixture import Mixture
 from sftctl.data.step_shape import StepShape
-from sftctl.environment import become_a_worker, usable_cores
+from sftctl.environment import usable_cores
+from sftctl.processes import become_a_worker
 from sftctl.world import choose_device
 
 PATIENCE_S = 300.0  # additional time for starting processes and for the first batches

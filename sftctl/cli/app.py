@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sftctl import __version__, environment
+from sftctl import __version__, environment, openmp, processes
 from sftctl.cli import (
     bench_loader,
     chat,
@@ -66,7 +66,7 @@ class SftctlGroup(TyperGroup):
         """Run a command, and exit with its code. Mistakes in the arguments also give one `error:`
         line, without the box that typer draws."""
         kwargs["standalone_mode"] = False
-        environment.wait_for_threads_briefly()
+        openmp.prepare_threads()
         environment.quiet_torchs_log()
         streams.open_missing()
         typed = list(args[0] if args and args[0] is not None else sys.argv[1:])
@@ -112,14 +112,14 @@ def _exit_code(call: Callable[[], Any], command: Any, typed: Sequence[str]) -> i
     """Call `call`, which runs `command`. Reports its error, if any, and returns the exit code."""
     try:
         _require_working_directory()
-        with environment.ended_by_signals():
+        with processes.ended_by_signals():
             code = call()
     except SftctlError as error:
         if environment.debug():
             streams.tell(traceback.format_exc())
         report(error, command, typed)
         return error.exit_code
-    except environment.EndedBySignal as ended:
+    except processes.EndedBySignal as ended:
         report(Stopped(f"by {ended}: nothing to save, nothing lost", "run the same command again"))
         return Stopped.exit_code
     except typer.Abort:

@@ -26,10 +26,11 @@ from typing import Any, TypeVar
 import torch
 
 from sftctl.config.schema import RunConfig
-from sftctl.environment import has_ended_badly, signal_when_the_parent_dies, usable_cores
+from sftctl.environment import usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
+from sftctl.processes import has_ended_badly, signal_when_the_parent_dies
 from sftctl.runs.directory import RunDir, new_run_path
 from sftctl.tracking import status
 from sftctl.train.resume import ResumeRequest

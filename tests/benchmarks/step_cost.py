@@ -27,6 +27,7 @@ from sftctl.model.load import from_configuration, load_model
 from sftctl.model.loss import chunk_rows
 from sftctl.model.presets import preset_config
 from sftctl.model.tokenizer.tokenizer import ChatTokenizer, load_tokenizer
+from sftctl.openmp import threads_give_way
 from sftctl.train.engine.build import build_state
 from sftctl.train.engine.step import StepRules, train_step
 from sftctl.world import ALONE
@@ -68,7 +69,8 @@ def main() -> None:
     batches = StepLoader(store, step_shape(train), LoaderSettings()).steps(0)
     train_step(state, next(batches), rules, ALONE, 0.0)
     began, used = time.perf_counter(), sum(os.times()[:2])
-    steps = [train_step(state, next(batches), rules, ALONE, 0.0) for _ in range(options.steps)]
+    with threads_give_way():
+        steps = [train_step(state, next(batches), rules, ALONE, 0.0) for _ in range(options.steps)]
     seconds, used = time.perf_counter() - began, sum(os.times()[:2]) - used
     num_tokens = sum(step.num_tokens for step in steps)
     added = sum(step.num_padding_tokens for step in steps)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sftctl.environment import EndedBySignal, ended_by_signals
 from sftctl.errors import EXIT_STOPPED
+from sftctl.processes import EndedBySignal, ended_by_signals
 from tests.toys.runs import toy_data
 
 ENDLESS = (

@@ -34,8 +34,8 @@ from sftctl.data.plan import (
     plan_mixture,
 )
 from sftctl.data.step_shape import StepShape
-from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError, LoaderDied
+from sftctl.processes import become_a_worker, can_fork
 
 EVALUATION_BLOCK = 64  # an evaluation cuts this many examples into micro-batches at a time
 _HANDOVER_S = 1e-3  # if steps are shorter, building batches in a thread is slower than without

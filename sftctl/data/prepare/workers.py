@@ -17,10 +17,10 @@ from multiprocessing.context import ForkContext, SpawnContext
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from sftctl.environment import become_a_worker, can_fork
 from sftctl.errors import DataError
 from sftctl.machine import processor_seconds
 from sftctl.model.tokenizer.template_limits import SECONDS, Pulse
+from sftctl.processes import become_a_worker, can_fork
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sftctl.data.manifest import StoreManifest
 from sftctl.data.storage.hashes import first_wrong
-from sftctl.environment import become_a_worker
+from sftctl.processes import become_a_worker
 
 _MODULE = "sftctl.data.storage.background_check"
 _DONE, _WRONG = 0, 3  # exit codes of the process

@@ -1,0 +1,119 @@
+"""OpenMP's threads give way: they spin less while other processes need the cores."""
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sftctl import environment
+from sftctl.machine import nanoseconds_waited
+
+_LOOK_S = 1.0
+_BUSY, _FREE = 0.1, 0.02  # shares of the time. Measured: docs/measured/speed.md
+_LOOKS_UNTIL_FREE = 5
+
+
+def prepare_threads() -> None:
+    """Call this before torch is loaded: where no waiting can be measured, threads spin briefly.
+
+    A setting by the user is not changed.
+    """
+    if not environment.says_how_threads_wait() and not nanoseconds_waited():
+        environment.let_threads_spin_briefly()
+
+
+@contextmanager
+def threads_give_way() -> Iterator[None]:
+    """In this context, OpenMP's threads spin only briefly while the cores are busy.
+
+    While these threads wait for each other, they spin, by default for milliseconds. On an idle
+    machine this is the fastest way. On a busy machine, a spinning thread can hold the core that the
+    thread it waits for needs, and a step takes many times as long. So this context looks once a
+    second how long the threads of this process waited for a core. Results do not change. A setting
+    by the user is not changed. Nothing happens on systems that do not tell how long threads waited.
+    """
+    if environment.says_how_threads_wait() or not nanoseconds_waited():
+        yield
+        return
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(over,), name="core-watch", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(over: threading.Event) -> None:
+    """Look at the waits of this process once a second."""
+    spins, waits, at = Spins(), nanoseconds_waited(), time.monotonic()
+    while not over.wait(_LOOK_S):
+        now, seconds = nanoseconds_waited(), time.monotonic() - at
+        longest = max((now[thread] - waits.get(thread, 0) for thread in now), default=0)
+        spins.choose(longest / 1e9 / seconds)
+        waits, at = now, at + seconds
+    spins.lengthen()
+
+
+class Spins:
+    """How long OpenMP's threads spin: as long as libgomp wants, or briefly.
+
+    libgomp decides this before each wait. If there are more OpenMP threads than cores, it spins 100
+    times, not 300,000 times (its manual, GOMP_SPINCOUNT). So we start a team of sleeping threads to
+    make them spin briefly. The teams that compute keep their size.
+    """
+
+    def __init__(self) -> None:
+        self._num_free_looks = 0
+        self._sleep_is_over = threading.Event()
+        self._sleeper: threading.Thread | None = None
+
+    @property
+    def are_short(self) -> bool:
+        """Whether the threads spin only briefly now."""
+        return self._sleeper is not None
+
+    def choose(self, waited: float) -> None:
+        """Shorten or lengthen the spins.
+
+        `waited` is the share of the last second for which a thread of this process waited for a
+        core, of the thread that waited most.
+        """
+        self._num_free_looks = self._num_free_looks + 1 if waited < _FREE else 0
+        if waited > _BUSY and not self.are_short:
+            self._shorten()
+        elif self._num_free_looks >= _LOOKS_UNTIL_FREE:
+            self.lengthen()
+
+    def lengthen(self) -> None:
+        """Let the threads spin as long as libgomp wants."""
+        if self._sleeper is not None:
+            self._sleep_is_over.set()
+            self._sleeper.join()  # the threads of its team end with it
+            self._sleeper = None
+
+    def _shorten(self) -> None:
+        """Start the sleeping team. Nothing happens without libgomp, or if torch uses one thread."""
+        gomp = ctypes.CDLL(None)  # torch makes libgomp's functions visible for the whole process
+        if not hasattr(gomp, "GOMP_parallel") or (num_threads := _num_threads_of_torch()) == 1:
+            return
+        team = environment.usable_cores() - num_threads + 2
+        self._sleep_is_over = over = threading.Event()
+        started = threading.Event()
+
+        def sleep() -> None:
+            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, team, 0)
+            started.set()
+            over.wait()
+
+        self._sleeper = threading.Thread(target=sleep, name="sleeping-team", daemon=True)
+        self._sleeper.start()
+        started.wait()
+
+
+def _num_threads_of_torch() -> int:
+    import torch  # loaded already, because libgomp is
+
+    return torch.get_num_threads()
