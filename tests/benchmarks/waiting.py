@@ -22,7 +22,7 @@ SETTINGS = {
 }
 """A setting of the environment switches sftctl's own choice off."""
 NUM_COMPETITORS = (0, 1, 4, 9)
-LIMIT_S = 150
+LIMIT_S = 90
 """A training that needs more time is given up."""
 
 
