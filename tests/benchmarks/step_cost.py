@@ -59,6 +59,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    with threads_give_way():
+        print(json.dumps(measured(options)))
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """What the steps cost."""
     store, tokenizer = TokenStore.open(options.store), load_tokenizer(f"{options.store}/tokenizer")
     train = TrainConfig(
         dtype=options.dtype, batch_size=options.batch_size, micro_batch_tokens=options.tokens
@@ -69,8 +75,7 @@ def main() -> None:
     batches = StepLoader(store, step_shape(train), LoaderSettings()).steps(0)
     train_step(state, next(batches), rules, ALONE, 0.0)
     began, used = time.perf_counter(), sum(os.times()[:2])
-    with threads_give_way():
-        steps = [train_step(state, next(batches), rules, ALONE, 0.0) for _ in range(options.steps)]
+    steps = [train_step(state, next(batches), rules, ALONE, 0.0) for _ in range(options.steps)]
     seconds, used = time.perf_counter() - began, sum(os.times()[:2]) - used
     num_tokens = sum(step.num_tokens for step in steps)
     added = sum(step.num_padding_tokens for step in steps)
@@ -86,7 +91,7 @@ def main() -> None:
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             train_step(state, next(batches), rules, ALONE, 0.0)
         result["shares"] = dict(shares(profiled, KINDS))
-    print(json.dumps(result))
+    return result
 
 
 def facts_cpu_seconds(num_targets: int, vocabulary: int) -> float:
