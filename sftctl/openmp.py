@@ -1,6 +1,7 @@
 """OpenMP's threads give way: they spin less while other processes need the cores."""
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,15 +15,6 @@ _BUSY, _FREE = 0.1, 0.02  # shares of the time. Measured: docs/measured/speed.md
 _LOOKS_UNTIL_FREE = 5
 
 
-def prepare_threads() -> None:
-    """Call this before torch is loaded: where no waiting can be measured, threads spin briefly.
-
-    A setting by the user is not changed.
-    """
-    if not environment.says_how_threads_wait() and not nanoseconds_waited():
-        environment.let_threads_spin_briefly()
-
-
 @contextmanager
 def threads_give_way() -> Iterator[None]:
     """In this context, OpenMP's threads spin only briefly while the cores are busy.
@@ -31,19 +23,21 @@ def threads_give_way() -> Iterator[None]:
     machine this is the fastest way. On a busy machine, a spinning thread can hold the core that the
     thread it waits for needs, and a step takes many times as long. So this context looks once a
     second how long the threads of this process waited for a core. Results do not change. A setting
-    by the user is not changed. Nothing happens on systems that do not tell how long threads waited.
+    by the user is not changed.
+
+    Some systems do not tell how long threads waited. There, all spins are short. Therefore enter
+    this context before torch is loaded.
     """
-    if environment.says_how_threads_wait() or not nanoseconds_waited():
-        yield
-        return
     over = threading.Event()
-    watch = threading.Thread(target=_watch, args=(over,), name="core-watch", daemon=True)
-    watch.start()
+    if not environment.says_how_threads_wait():
+        if nanoseconds_waited():
+            threading.Thread(target=_watch, args=(over,), name="core-watch", daemon=True).start()
+        else:
+            environment.let_threads_spin_briefly()
     try:
         yield
     finally:
         over.set()
-        watch.join()
 
 
 def _watch(over: threading.Event) -> None:
@@ -114,6 +108,6 @@ class Spins:
 
 
 def _num_threads_of_torch() -> int:
-    import torch  # loaded already, because libgomp is
-
-    return torch.get_num_threads()
+    """The size of the teams that compute; 1 while torch is not loaded."""
+    ask = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    return 1 if ask is None else ask()

@@ -51,7 +51,6 @@ HOMES = {
         "bench/*",
         "world.py",
         "rendezvous.py",
-        "openmp.py",
     ],
     "click": [],
     "pickle": ["model/minimind.py", "model/folder/pickled_tensors.py"],  # the name of an error

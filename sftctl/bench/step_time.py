@@ -13,7 +13,6 @@ from sftctl.errors import NoCheckpoint
 from sftctl.jsonio import read_lines
 from sftctl.model.adapter.base import initial_model
 from sftctl.model.load import check_fit
-from sftctl.openmp import threads_give_way
 from sftctl.train.engine.build import build_state
 from sftctl.train.engine.dtype import choose_dtype
 from sftctl.train.engine.step import StepRules, train_step
@@ -67,7 +66,7 @@ def measured_step_time(config: RunConfig, num_ranks: int) -> StepTime:
 def few_steps(config: RunConfig, *, stop: StopRequest) -> list[float]:
     """Train a few steps. Returns the seconds of each step, without the first step (a warm-up)."""
     train = config.train
-    with threads_give_way(), start_world(train.device, train.collective_timeout_s) as world:
+    with start_world(train.device, train.collective_timeout_s) as world:
         config = resolve_config(config)
         inputs = open_inputs(config, world, stop)
         model = initial_model(config, inputs.tokenizer)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sftctl import __version__, environment, openmp, processes
+from sftctl import __version__, environment, processes
 from sftctl.cli import (
     bench_loader,
     chat,
@@ -39,6 +39,7 @@ from sftctl.errors import (
     UnknownKey,
     lacks_memory,
 )
+from sftctl.openmp import threads_give_way
 from sftctl.words import printable
 
 _LIMITS = FILES_OPEN | {
@@ -66,15 +67,15 @@ class SftctlGroup(TyperGroup):
         """Run a command, and exit with its code. Mistakes in the arguments also give one `error:`
         line, without the box that typer draws."""
         kwargs["standalone_mode"] = False
-        openmp.prepare_threads()
         environment.quiet_torchs_log()
         streams.open_missing()
         typed = list(args[0] if args and args[0] is not None else sys.argv[1:])
         command = next((self.commands[word] for word in typed if word in self.commands), None)
         try:
-            code = _exit_code(
-                lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
-            )
+            with threads_give_way():
+                code = _exit_code(
+                    lambda: super(SftctlGroup, self).main(*args, **kwargs), command, typed
+                )
             if (
                 code == EXIT_INTERRUPTED
             ):  # typer returns this code for a Ctrl-C that the command did not handle

@@ -6,7 +6,6 @@ import typer
 
 from sftctl.cli import streams
 from sftctl.cli.options import AnyModel, ChatTemplate, ModelTokenizer, run_or_newest
-from sftctl.openmp import threads_give_way
 from sftctl.tracking.working import working
 
 
@@ -55,8 +54,7 @@ def chat(
         session = ChatSession.open(
             path, sampling, system, seed, streams.tell, chat_template, tokenizer
         )
-    with threads_give_way():
-        if question is not None:
-            answer_once(session, question)
-        else:
-            converse(session)
+    if question is not None:
+        answer_once(session, question)
+    else:
+        converse(session)

@@ -30,6 +30,7 @@ from sftctl.environment import usable_cores
 from sftctl.errors import EXIT_STOPPED, RankFailed, SftctlError, error_named
 from sftctl.jsonio import dump_line, loads
 from sftctl.metrics import RunSummary
+from sftctl.openmp import threads_give_way
 from sftctl.processes import has_ended_badly, signal_when_the_parent_dies
 from sftctl.runs.directory import RunDir, new_run_path
 from sftctl.tracking import status
@@ -135,7 +136,7 @@ def _rank_main(
     """The main function of each rank."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
-    with status.shown(), StopRequest(Path(folder, STOP_FILE)) as stop:
+    with status.shown(), threads_give_way(), StopRequest(Path(folder, STOP_FILE)) as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGINT})
         signal_when_the_parent_dies(signal.SIGTERM)  # then the rank saves, exits and frees the lock
         torch.set_num_threads(max(1, usable_cores() // num_ranks))

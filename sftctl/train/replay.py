@@ -14,7 +14,6 @@ from sftctl.checkpoint.load import load_tensors
 from sftctl.config.load import config_from_dict
 from sftctl.errors import ConfigError, NoCheckpoint, Stopped
 from sftctl.jsonio import read_lines
-from sftctl.openmp import threads_give_way
 from sftctl.runs.directory import RunDir
 from sftctl.runs.effects import allowable_keys
 from sftctl.tracking import status
@@ -75,7 +74,6 @@ def replay(run_dir: Path, *, stop: StopRequest | None = None) -> ReplayVerdict:
     request = ResumeRequest(run_dir, step=restored_step, allow=frozenset(allowable_keys()))
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
-        threads_give_way(),
         start_world(
             config.train.device, config.train.collective_timeout_s, listening.check
         ) as world,

@@ -18,7 +18,6 @@ from sftctl.data.loading.loader import loader_death_as_error
 from sftctl.data.loading.microbatch import StepBatch
 from sftctl.errors import TrainingDiverged
 from sftctl.metrics import RunSummary, StepMetrics
-from sftctl.openmp import threads_give_way
 from sftctl.runs.choosing import end_of_patience, final_step
 from sftctl.runs.log import last_step_of
 from sftctl.runs.resumable import flags_to_raise
@@ -62,7 +61,6 @@ def run_training(
     train = config.train
     with (
         nullcontext(stop) if stop is not None else StopRequest() as listening,
-        threads_give_way(),
         start_world(train.device, train.collective_timeout_s, listening.check) as world,
         compiler_as_error(listening),
         _open_session(config, resume, world, listening, verify_data) as session,
