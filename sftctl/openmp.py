@@ -4,7 +4,7 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sftctl import environment
@@ -31,7 +31,7 @@ def threads_give_way() -> Iterator[None]:
     over = threading.Event()
     if not environment.says_how_threads_wait():
         if nanoseconds_waited():
-            threading.Thread(target=_watch, args=(over,), name="core-watch", daemon=True).start()
+            _started("core-watch", lambda: _watch(over))
         else:
             environment.let_threads_spin_briefly()
     try:
@@ -91,20 +91,30 @@ class Spins:
     def _shorten(self) -> None:
         """Start the sleeping team. Nothing happens without libgomp, or if torch uses one thread."""
         gomp = ctypes.CDLL(None)  # torch makes libgomp's functions visible for the whole process
-        if not hasattr(gomp, "GOMP_parallel") or (num_threads := _num_threads_of_torch()) == 1:
+        num_threads, cores = _num_threads_of_torch(), environment.usable_cores()
+        if not hasattr(gomp, "GOMP_parallel") or not 1 < num_threads <= cores:
             return
-        team = environment.usable_cores() - num_threads + 2
         self._sleep_is_over = over = threading.Event()
-        started = threading.Event()
+        begun = threading.Event()
 
         def sleep() -> None:
-            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, team, 0)
-            started.set()
+            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, cores - num_threads + 2, 0)
+            begun.set()
             over.wait()
 
-        self._sleeper = threading.Thread(target=sleep, name="sleeping-team", daemon=True)
-        self._sleeper.start()
-        started.wait()
+        self._sleeper = _started("sleeping-team", sleep)
+        if self._sleeper is not None:
+            begun.wait()
+
+
+def _started(name: str, function: Callable[[], None]) -> threading.Thread | None:
+    """A thread that calls `function`; None if the system does not allow more threads."""
+    thread = threading.Thread(target=function, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def _num_threads_of_torch() -> int:

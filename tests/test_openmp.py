@@ -57,6 +57,17 @@ finally:
         loop.kill()
 """
 
+NO_MORE_THREADS = """
+def refuse(*_):
+    raise RuntimeError("can't start new thread")  # as Python does
+compute()
+threading._start_new_thread = refuse
+with threads_give_way():
+    spins = Spins()
+    spins.choose(0.5)
+    print(json.dumps([sorted(names()), spins.are_short]))
+"""
+
 WATCHED = """
 with threads_give_way():
     print(json.dumps("core-watch" in names()))
@@ -81,8 +92,7 @@ def test_a_sleeping_team_makes_spins_short_until_the_cores_are_free_again() -> N
     short, threads, at_the_end, num_results = result(SHORTEN)
     assert short == [False, *[True] * 11, False]
     assert threads[1] == threads[0]
-    team = environment.usable_cores() - 2 + 2
-    assert threads[2:12] == [threads[0] + team] * 10
+    assert threads[2:12] == [threads[0] + environment.usable_cores()] * 10
     assert at_the_end == threads[0]
     assert num_results == 1
 
@@ -114,3 +124,8 @@ def test_where_waits_are_unknown_threads_spin_briefly_unless_the_user_has_decide
         monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     with openmp.threads_give_way():
         assert os.environ["GOMP_SPINCOUNT"] == (given or "1000")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this limit for each user")
+def test_nothing_fails_where_no_more_threads_are_allowed() -> None:
+    assert result(NO_MORE_THREADS) == [["MainThread"], False]

@@ -59,8 +59,8 @@ FLAT = (
     "small --dtype float32",
     "small --dtype bfloat16",
     "minimind-3 --dtype bfloat16",
-    f"{SMOLLM2} --dtype float32",
-    f"{SMOLLM2} --dtype bfloat16",
+    f"{SMOLLM2} --dtype float32 --batch-size 2",
+    f"{SMOLLM2} --dtype bfloat16 --batch-size 2",
 )
 SETTLED = 20
 """The step from which on memory should not grow: the shapes of passes have occurred by then."""
