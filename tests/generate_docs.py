@@ -54,7 +54,8 @@ the same code as without the pipe.
 | `XDG_CACHE_HOME` | `sftctl/` in it is the [cache](train.md#the-cache). Default: `~/.cache` |
 | `TMPDIR` | the folder for copies of standard input and pipes, and for small files of ranks |
 | `OMP_NUM_THREADS` | the number of PyTorch's threads on one rank. Under torchrun: on each rank |
-| `OMP_WAIT_POLICY` | `PASSIVE`: much faster on a busy machine. The results have the same bits |
+| `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` | how PyTorch's threads wait. If you set one, `sftctl` does \
+not [choose](measured/speed.md#threads-that-wait) it |
 | `CUDA_VISIBLE_DEVICES` | the GPUs that PyTorch can use |
 | `WANDB_MODE` | `offline`: W&B writes to disk and needs no account |
 | `WANDB_INIT_TIMEOUT` | how many seconds to wait for W&B before logging offline. Default: 20 |
