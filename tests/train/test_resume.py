@@ -357,6 +357,20 @@ def test_what_only_changes_speed_is_free(run: Path) -> None:
     assert [line["examples_digest"] for line in metrics_of(run)] == reference
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-4)])
+def test_another_cut_changes_the_loss_by_no_more_than_the_docs_say(
+    tmp_path: Path, dtype: str, bound: float
+) -> None:
+    run = tmp_path / "run"
+    run_training(toy_config(tmp_path, train__dtype=dtype, train__micro_batch_tokens=512))
+    never_cut = [line["loss"] for line in metrics_of(run)]
+    edit(run, train__micro_batch_tokens=64)
+    resume(run, step=2)
+    losses = [line["loss"] for line in metrics_of(run)]
+    assert losses == pytest.approx(never_cut, rel=bound)
+    assert losses != never_cut
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
