@@ -246,12 +246,14 @@ def processor_seconds(pid: int) -> float:
         return time.monotonic()
 
 
-def nanoseconds_waited() -> dict[str, int]:
+def nanoseconds_waited(root: Path = ROOT) -> dict[str, int]:
     """How long each thread of this process has waited for a core, by its id; {}: unknown."""
     waited = {}
-    for thread in (ROOT / "proc/self/task").glob("*"):
-        with suppress(OSError, IndexError):  # the thread has just ended, or it is unknown
-            waited[thread.name] = int((thread / "schedstat").read_text().split()[1])
+    for thread in (root / "proc/self/task").glob("*"):
+        with suppress(OSError, ValueError):  # the thread has just ended, or the text is unknown
+            _, waits, turns = map(int, (thread / "schedstat").read_text().split())
+            if turns > 0:  # a system that does not count has only zeros
+                waited[thread.name] = waits
     return waited
 
 

@@ -13,6 +13,7 @@ from sftctl.machine import nanoseconds_waited
 _LOOK_S = 1.0
 _BUSY, _FREE = 0.1, 0.02  # shares of the time. Measured: docs/measured/speed.md
 _LOOKS_UNTIL_FREE = 5
+_SPARE_THREADS = 16  # libgomp and other libraries may start threads later
 
 
 @contextmanager
@@ -60,6 +61,7 @@ class Spins:
     """
 
     def __init__(self) -> None:
+        self._num_cores = environment.usable_cores()  # when libgomp counts them, or soon before
         self._num_free_looks = 0
         self._sleep_is_over = threading.Event()
         self._sleeper: threading.Thread | None = None
@@ -91,14 +93,17 @@ class Spins:
     def _shorten(self) -> None:
         """Start the sleeping team. Nothing happens without libgomp, or if torch uses one thread."""
         gomp = ctypes.CDLL(None)  # torch makes libgomp's functions visible for the whole process
-        num_threads, cores = _num_threads_of_torch(), environment.usable_cores()
-        if not hasattr(gomp, "GOMP_parallel") or not 1 < num_threads <= cores:
+        num_threads = _num_threads_of_torch()
+        if not hasattr(gomp, "GOMP_parallel") or not 1 < num_threads <= self._num_cores:
+            return
+        team = self._num_cores - num_threads + 2
+        if not _has_room_for(team + _SPARE_THREADS):
             return
         self._sleep_is_over = over = threading.Event()
         begun = threading.Event()
 
         def sleep() -> None:
-            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, cores - num_threads + 2, 0)
+            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, team, 0)
             begun.set()
             over.wait()
 
@@ -107,7 +112,20 @@ class Spins:
             begun.wait()
 
 
-def _started(name: str, function: Callable[[], None]) -> threading.Thread | None:
+def _has_room_for(num_threads: int) -> bool:
+    """Whether the system allows so many more threads now.
+
+    If libgomp can't start a thread, it ends the process. So this tries it in Python first.
+    """
+    over = threading.Event()
+    tried = [_started("spare", over.wait) for _ in range(num_threads)]
+    over.set()
+    for thread in filter(None, tried):
+        thread.join()
+    return all(tried)
+
+
+def _started(name: str, function: Callable[[], object]) -> threading.Thread | None:
     """A thread that calls `function`; None if the system does not allow more threads."""
     thread = threading.Thread(target=function, name=name, daemon=True)
     try:

@@ -53,7 +53,8 @@ the same code as without the pipe.
 | `SFTCTL_DEBUG=1` | also print the traceback of an expected error |
 | `XDG_CACHE_HOME` | `sftctl/` in it is the [cache](train.md#the-cache). Default: `~/.cache` |
 | `TMPDIR` | the folder for copies of standard input and pipes, and for small files of ranks |
-| `OMP_NUM_THREADS` | the number of PyTorch's threads on one rank. Under torchrun: on each rank |
+| `OMP_NUM_THREADS` | the number of PyTorch's threads on one rank (PyTorch may use fewer). Under \
+torchrun: on each rank |
 | `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` | how PyTorch's threads wait. If you set one, `sftctl` does \
 not [choose](measured/speed.md#threads-that-wait) it |
 | `CUDA_VISIBLE_DEVICES` | the GPUs that PyTorch can use |

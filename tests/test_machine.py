@@ -13,6 +13,7 @@ from sftctl.machine import (
     free_memory,
     load_warning,
     multiplies_bfloat16,
+    nanoseconds_waited,
     peak_resident_bytes,
     resident_bytes,
     usage_of,
@@ -227,3 +228,10 @@ def test_bfloat16_instructions_are_read_from_the_processors_flags(
         (tmp_path / "proc").mkdir()
         (tmp_path / "proc" / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
     assert multiplies_bfloat16(tmp_path) is expected
+
+
+def test_how_long_each_thread_waited_for_a_core(tmp_path: Path) -> None:
+    tasks = {"7": "12 34 5", "8": "1 2 3", "9": "0 0 0", "10": "?", "11": ""}
+    write(tmp_path, {f"proc/self/task/{n}/schedstat": text for n, text in tasks.items()})
+    assert nanoseconds_waited(tmp_path) == {"7": 34, "8": 2}
+    assert nanoseconds_waited(tmp_path / "nothing") == {}

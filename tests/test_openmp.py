@@ -57,11 +57,16 @@ finally:
         loop.kill()
 """
 
-NO_MORE_THREADS = """
-def refuse(*_):
-    raise RuntimeError("can't start new thread")  # as Python does
+FEW_THREADS = """
+start = threading._start_new_thread
+def limited(*arguments):
+    global allowed
+    if allowed == 0:
+        raise RuntimeError("can't start new thread")  # as Python does
+    allowed -= 1
+    return start(*arguments)
 compute()
-threading._start_new_thread = refuse
+threading._start_new_thread = limited
 with threads_give_way():
     spins = Spins()
     spins.choose(0.5)
@@ -126,6 +131,11 @@ def test_where_waits_are_unknown_threads_spin_briefly_unless_the_user_has_decide
         assert os.environ["GOMP_SPINCOUNT"] == (given or "1000")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this limit for each user")
-def test_nothing_fails_where_no_more_threads_are_allowed() -> None:
-    assert result(NO_MORE_THREADS) == [["MainThread"], False]
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long threads waited")
+@pytest.mark.parametrize(
+    ("allowed", "threads"), [(0, ["MainThread"]), (9, ["MainThread", "core-watch"])]
+)
+def test_nothing_fails_where_hardly_any_threads_are_allowed(
+    allowed: int, threads: list[str]
+) -> None:
+    assert result(f"allowed = {allowed}\n{FEW_THREADS}") == [threads, False]

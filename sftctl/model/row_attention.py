@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from sftctl.model.folder.computable import NOT_FINITE, require_computable
+from sftctl.model.folder.computable import NOT_FINITE, backbone, require_computable
 from sftctl.model.load import max_positions
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def _hidden(
     model: "PreTrainedModel", ids: torch.Tensor, positions: torch.Tensor, **options: torch.Tensor
 ) -> torch.Tensor:
     """The hidden states (1, T, D) before the head, in float64."""
-    output = model.base_model(
+    output = backbone(model)(
         input_ids=ids, position_ids=positions.to(ids.device), use_cache=False, **options
     )
     hidden: torch.Tensor = output.last_hidden_state

@@ -112,3 +112,13 @@ def test_outside_training_the_gradient_is_the_cross_entropys_alone() -> None:
 def test_a_model_without_a_router_has_no_coefficient() -> None:
     assert balance_coefficient(preset_config("tiny", 53)) == 0.0
     assert balance_coefficient(preset_config("minimind-3-moe", 53)) == 5e-4
+
+
+def test_a_mixture_whose_layers_are_all_dense_has_no_auxiliary_loss() -> None:
+    model = make_mixture(mlp_only_layers=[0, 1])
+    assert balance_coefficient(model.config) > 0
+    batch = collate(STORE, (1, 3), 0)
+    module = module_of(model).train()
+    loss = module(*batch.tensors)
+    assert loss.item() == pytest.approx(module.eval()(*batch.tensors).item())
+    loss.backward()

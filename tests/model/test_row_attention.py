@@ -28,6 +28,10 @@ SEPARATE: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen 2": ("Qwen2Config", {}),
     "Qwen 3": ("Qwen3Config", {"head_dim": 16}),
     "Qwen 3 MoE": ("Qwen3MoeConfig", MOE),
+    "Llama 4, chunks": (
+        "Llama4TextConfig",
+        {"head_dim": 16, "num_local_experts": 4, "attention_chunk_size": 16},
+    ),
     "Mixtral": ("MixtralConfig", {"num_local_experts": 4}),
     "Gemma 3, sliding window": ("Gemma3TextConfig", {"head_dim": 16, "sliding_window": 16}),
     "Phi 3": ("Phi3Config", {}),

@@ -47,9 +47,9 @@ def make_model(**changes: object) -> Any:
     return _from_preset("tiny", {"hidden_size": 32, "intermediate_size": 48} | changes)
 
 
-def make_mixture() -> Any:
+def make_mixture(**changes: object) -> Any:
     """A small mixture of experts."""
-    return _from_preset("minimind-3-moe", _MIXTURE_SIZES)
+    return _from_preset("minimind-3-moe", _MIXTURE_SIZES | changes)
 
 
 def _from_preset(name: str, changes: dict[str, Any]) -> Any:

@@ -46,7 +46,7 @@ def test_with_a_head_that_caps_its_logits_the_models_own_forward_is_used(tmp_pat
             "would change each other in this model (ValueError: attention by rows does not support "
             "softcap)"
         )
-        assert "is not a plain matrix product" in head
+        assert "does more than multiply by its weight" in head
         assert session.shape.rows_alone is True
         assert session.state.loss_module.uses_own_forward is True
 

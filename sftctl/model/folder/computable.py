@@ -16,13 +16,19 @@ NOT_FINITE = (
 """The warning about a model whose hidden states are not finite for a row alone."""
 
 
+def backbone(model: "PreTrainedModel") -> "torch.nn.Module":
+    """The model without its head. In Llama 4, `base_model` is the complete model."""
+    base: torch.nn.Module = model.base_model
+    return base if base is not model else getattr(model, "model", base)
+
+
 def require_computable(model: "PreTrainedModel", row: "torch.Tensor") -> None:
     """ConfigError if the hidden states of a row of ids (1, T) can't be computed.
 
     The model gets no positions, because some families take none.
     """
     try:
-        model.base_model(input_ids=row, use_cache=False)
+        backbone(model)(input_ids=row, use_cache=False)
     except Exception as problem:  # the model's own code may raise anything
         if lacks_memory(problem):
             raise
