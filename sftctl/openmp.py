@@ -13,7 +13,7 @@ from sftctl.machine import nanoseconds_waited
 _LOOK_S = 1.0
 _BUSY, _FREE = 0.1, 0.02  # shares of the time. Measured: docs/measured/speed.md
 _LOOKS_UNTIL_FREE = 5
-_SPARE_THREADS = 16  # libgomp and other libraries may start threads later
+_SPARE_THREADS = 32  # more than torch, its loaders and our team usually need
 
 
 @contextmanager
@@ -26,12 +26,12 @@ def threads_give_way() -> Iterator[None]:
     second how long the threads of this process waited for a core. Results do not change. A setting
     by the user is not changed.
 
-    Some systems do not tell how long threads waited. There, all spins are short. Therefore enter
-    this context before torch is loaded.
+    Some systems do not tell how long threads waited, or allow hardly any more threads. There, all
+    spins are short. Therefore enter this context before torch is loaded.
     """
     over = threading.Event()
     if not environment.says_how_threads_wait():
-        if nanoseconds_waited():
+        if nanoseconds_waited() and _has_room_for(_SPARE_THREADS):
             _started("core-watch", lambda: _watch(over))
         else:
             environment.let_threads_spin_briefly()
@@ -96,14 +96,11 @@ class Spins:
         num_threads = _num_threads_of_torch()
         if not hasattr(gomp, "GOMP_parallel") or not 1 < num_threads <= self._num_cores:
             return
-        team = self._num_cores - num_threads + 2
-        if not _has_room_for(team + _SPARE_THREADS):
-            return
         self._sleep_is_over = over = threading.Event()
         begun = threading.Event()
 
         def sleep() -> None:
-            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, team, 0)
+            gomp.GOMP_parallel(gomp.omp_get_num_threads, None, self._num_cores - num_threads + 2, 0)
             begun.set()
             over.wait()
 
@@ -113,9 +110,9 @@ class Spins:
 
 
 def _has_room_for(num_threads: int) -> bool:
-    """Whether the system allows so many more threads now.
+    """Whether the system allows so many more threads. Call it before other threads start some.
 
-    If libgomp can't start a thread, it ends the process. So this tries it in Python first.
+    If libgomp can't start a thread, it ends the process.
     """
     over = threading.Event()
     tried = [_started("spare", over.wait) for _ in range(num_threads)]
