@@ -10,6 +10,11 @@ import pytest
 
 from sftctl import environment, openmp
 
+two_cores = pytest.mark.skipif(
+    sys.platform != "linux" or environment.usable_cores() < 2,
+    reason="needs libgomp, and two threads on two cores",
+)
+
 START = """
 import json, os, sys, threading, time
 import torch
@@ -94,7 +99,7 @@ def result(code: str, **given: str) -> Any:
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only libgomp is told to spin briefly")
+@two_cores
 def test_a_sleeping_team_makes_spins_short_until_the_cores_are_free_again() -> None:
     short, threads, at_the_end, num_results = result(SHORTEN)
     assert short == [False, *[True] * 11, False]
@@ -104,7 +109,7 @@ def test_a_sleeping_team_makes_spins_short_until_the_cores_are_free_again() -> N
     assert num_results == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long threads waited")
+@two_cores
 def test_the_spins_are_short_beside_busy_processes() -> None:
     during, after = result(BESIDE_OTHERS)
     assert {"core-watch", "sleeping-team"} <= set(during)
