@@ -32,10 +32,9 @@ demo: $(VENV)/.installed  ## train the tiny model on the bundled sample, ask it 
 	$(BIN)/sftctl chat runs/demo --prompt "What are the plurals of baby and child?"
 	$(BIN)/sftctl chat runs/demo --prompt "48加25等于多少？"
 
-# One process more than cores, because many tests wait for other processes.
 # loadfile: what a file of tests sets up for itself is made once.
 test: $(VENV)/.tested  ## the test suite, in minutes
-	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist loadfile -m "not real and not torture" tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not real and not torture" tests
 
 torture: $(VENV)/.tested  ## crashes, kills, power cuts (as root) and flipped bits by the thousand
 	$(BIN)/python -m pytest -m torture -rs tests/torture
