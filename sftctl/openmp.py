@@ -11,7 +11,7 @@ from sftctl import environment
 from sftctl.machine import nanoseconds_waited
 
 _LOOK_S = 1.0
-_BUSY, _FREE = 0.1, 0.02  # shares of the time. Measured: docs/measured/speed.md
+_BUSY, _FREE = 0.1, 0.02  # shares of a second, chosen by measurements: docs/measured/speed.md
 _LOOKS_UNTIL_FREE = 5
 _SPARE_THREADS = 32  # more than torch, its loaders and our team usually need
 
@@ -74,8 +74,8 @@ class Spins:
     def choose(self, waited: float) -> None:
         """Shorten or lengthen the spins.
 
-        `waited` is the share of the last second for which a thread of this process waited for a
-        core, of the thread that waited most.
+        `waited` is for how much of the last second the thread that waited most waited for a core: a
+        share from 0 to 1.
         """
         self._num_free_looks = self._num_free_looks + 1 if waited < _FREE else 0
         if waited > _BUSY and not self.are_short:

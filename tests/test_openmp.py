@@ -1,4 +1,4 @@
-"""Threads give way while other processes need the cores. Everything runs in its own process."""
+"""Threads give way while other processes need the cores."""
 
 import json
 import os
@@ -130,10 +130,9 @@ def test_where_waits_are_unknown_threads_spin_briefly_unless_the_user_has_decide
     monkeypatch: pytest.MonkeyPatch, given: str | None
 ) -> None:
     monkeypatch.setattr(openmp, "nanoseconds_waited", dict)
-    if given is not None:
-        monkeypatch.setenv("GOMP_SPINCOUNT", given)
-    else:
-        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")  # so that it is restored in any case
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
     with openmp.threads_give_way():
         assert os.environ["GOMP_SPINCOUNT"] == (given or "1000")
 
