@@ -1,5 +1,7 @@
 """fake: sizes from fake tensors against those of a real model."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -57,6 +59,19 @@ def test_a_larger_micro_batch_keeps_more(bundled: ChatTokenizer) -> None:
 def test_several_chunks_of_logits_are_counted(bundled: ChatTokenizer) -> None:
     many = 2 * (1 << 24) // bundled.vocab_size
     assert fake_model("tiny", bundled, CPU).activation_bytes(1024, many) is not None
+
+
+@pytest.mark.parametrize(
+    "read", [torch.Tensor.item, lambda hidden: torch.stack([]), lambda hidden: hidden + "text"]
+)
+def test_a_model_whose_code_fails_with_fake_tensors_has_an_unknown_size(
+    bundled: ChatTokenizer, read: Callable[[torch.Tensor], object]
+) -> None:
+    fake = fake_model("tiny", bundled, CPU)
+    fake.model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, hidden: read(hidden.sum())
+    )
+    assert fake.activation_bytes(64, 16) is None
 
 
 def test_a_fake_model_draws_no_random_number(bundled: ChatTokenizer) -> None:
