@@ -78,8 +78,9 @@ anything. It reports all such problems together.
 
 `sftctl train --print-config` prints a commented TOML file with the values that the command would
 use. `--dry-run` shows the value of every key and its origin. `config.toml` in the run directory
-records the configuration of the run, with `auto` replaced by the chosen values. To start a new run
-with this configuration, use `sftctl train config.toml`.
+records the configuration of the run. In it, the learning rate, the dtype, `micro_batch_tokens` and
+`final` have the chosen values in place of `auto`. To start a new run with this configuration, use
+`sftctl train config.toml`.
 
 An example of a file. All keys that it does not contain have their defaults:
 

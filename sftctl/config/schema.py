@@ -152,8 +152,8 @@ class TrainConfig:
     """Keep only the input of each layer, and compute the layer again in the backward pass. This
     needs less memory, and a third more time. The update is the same."""
     compile: bool = False
-    """Compile each layer with torch.compile. This takes minutes at the start and makes steps faster
-    on CUDA."""
+    """Compile each layer with torch.compile. This takes minutes at the start. It is meant for CUDA,
+    where it has not been measured."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the model runs. auto: CUDA if available, else CPU. mps: the GPU of a Mac."""
     reduction: Literal["plain", "exact"] = "plain"

@@ -30,7 +30,8 @@ _TRAINED_KEYS = ("train.freeze", "train.train_only")
 _CHOOSING_KEYS = ("train.patience", "train.min_delta", "train.final", "train.eval_interval")
 _OTHER_FORM = "the adapter was trained on the base in the other form"
 _EFFECTS = {
-    "train.dtype": "sums rounded differently; the scaler starts again",
+    "train.dtype": "the same examples in every step, numbers rounded differently; "
+    "float16's loss scale starts again",
     "model": "a run keeps the model and tokenizer that it began with",
     "adapter": "the adapter would have other parameters",
     "adapter.start": "the run continues from its own weights",

@@ -219,6 +219,8 @@ def _watched(folder: Path, num_ranks: int) -> Iterator[_Watch]:
     over, watch = threading.Event(), _Watch()
     watching = (folder, num_ranks, over, watch)
     threading.Thread(target=_end_stragglers, args=watching, daemon=True).start()
+    # If ranks are killed, the tracker removes their semaphores. Its warning would reach the screen.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     # Python's resource tracker handles only some signals; SIGHUP or SIGUSR1 would end it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     resource_tracker.ensure_running()  # before the next line: its start unblocks SIGINT and SIGTERM

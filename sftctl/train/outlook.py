@@ -16,15 +16,15 @@ class Outlook:
     """
 
     def __init__(self, session: Session) -> None:
-        self._progress = session.state.progress
+        self._progress, self._stop = session.state.progress, session.stop
         self._size = format_bytes(session.state.checkpoint_bytes)
         self._step_time_s: float | None = None
         self._since = time.monotonic()
         self.is_training = False
 
     def begin_step(self) -> None:
-        """Call this when a step begins."""
-        self._since, self.is_training = time.monotonic(), True
+        """Call this before a step. After a signal, no step begins."""
+        self._since, self.is_training = time.monotonic(), self._stop.heard is None
 
     def end_step(self, metrics: StepMetrics | None = None) -> None:
         """Call this when a step has ended, or without `metrics` when no step is left."""

@@ -130,13 +130,13 @@ class ResumePlan:
             f"resume {self.run_dir} from {self.checkpoint.name}: step {m.step} of {m.total_steps}, "
             f"epoch {m.epoch + 1}, step {m.step_in_epoch} of {m.steps_per_epoch} in it, "
             f"{m.examples_seen} examples seen, learning rate {m.learning_rate:.3g}",
-            "restored exactly: model, optimizer, progress, order of the data, randomness"
+            "restores exactly: model, optimizer, progress, order of the data, randomness"
             + ("" if changes else "; nothing has changed since"),
             *([self.nothing_left] if self.nothing_left is not None else []),
             *(f"skipped: {text}" for text in self.skipped),
             *(f"final/ is written again: {text}" for text in self.final_problems),
             *(f"not in the manifest, not read: {name}" for name in self.unknown),
-            *(f"moved away: {name}" for name in self.abandoned),
+            *(f"moves away: {name}" for name in self.abandoned),
             *(f"source {counts}" for counts in self.sources),
             *changes,
         ]

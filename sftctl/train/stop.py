@@ -57,6 +57,7 @@ class StopRequest:
         self.outlook: Callable[[], str] | None = None
         """Returns what happens next, for the answer; None: no step is trained, nothing to save."""
         self._stop_file, self._may_leave = stop_file, may_leave
+        self._parent = os.getppid()
         self._relay: Path | None = None
         self._signal_name: str | None = None
         self._interrupts = False
@@ -97,8 +98,7 @@ class StopRequest:
     def outlive(self) -> None:
         """Ignore repeated signals from now on. Call this just before the process ends.
 
-        Python restores the default handlers early in its shutdown. A repeated signal would then
-        kill the process.
+        Otherwise they could kill it: Python restores the default handlers early in its shutdown.
         """
         if self._signal_name is not None:
             for number in self._previous:
@@ -148,7 +148,7 @@ class StopRequest:
         self._signal_name = self._signal_name or signal.Signals(number).name
         if self._answered_at is None:
             self._tell_ranks()
-            if not (self._relay is not None and _appears(_shown(self._relay))):
+            if self._answers_itself():
                 self._say()
             self._answered_at = time.monotonic()
             if self._may_leave and environment.world_size() == 1:
@@ -156,11 +156,18 @@ class StopRequest:
         elif number == signal.SIGINT:
             self._answer_again(number, time.monotonic() - self._answered_at)
 
-    def _answer_again(self, number: int, seconds: float) -> None:
-        """React to a Ctrl-C that comes `seconds` after the first answer.
+    def _answers_itself(self) -> bool:
+        """Whether the answer is not left to rank 0, or on rank 0 to the thread of the stop file.
 
-        End the process, or print that the Ctrl-C came too soon. If there is nothing to save, print
-        nothing: the process then ends soon anyway.
+        If another rank has died, torch's agent ends rank 0 with SIGTERM, and no step is saved.
+        """
+        if self._stop_file is not None and os.getppid() == self._parent:
+            return False
+        return self._relay is None or not _appears(_shown(self._relay))
+
+    def _answer_again(self, number: int, seconds: float) -> None:
+        """React to a Ctrl-C `seconds` after the first answer: end the process, or print that the
+        Ctrl-C came too soon. If there is nothing to save, the process ends soon anyway.
         """
         if seconds > _LEAVE_AFTER_S:
             for rank in multiprocessing.active_children():
@@ -173,10 +180,8 @@ class StopRequest:
                 self.show(_TOO_SOON)
 
     def _say(self) -> None:
-        """Print what happens next.
-
-        The parent and rank 0 could both print this. The first of them creates a file, and the other
-        prints nothing if the file exists.
+        """Print what happens next. Of the parent and rank 0, only the first prints: it leaves a
+        file for the other.
         """
         if environment.rank() != 0:
             return
@@ -189,9 +194,7 @@ class StopRequest:
                 _shown(file).touch()
 
     def _answer_stop_file(self) -> None:
-        """On rank 0: print the answer to a signal of the launcher. Only rank 0 writes to the
-        screen.
-        """
+        """On rank 0, print the answer to a signal of the launcher."""
         assert self._stop_file is not None
         while self._thread is not None:
             if _read(self._stop_file) is not None:
@@ -201,9 +204,7 @@ class StopRequest:
             time.sleep(_POLL_S)
 
     def _leave_soon(self) -> None:
-        """After `_GRACE_S` seconds, end the process if it has neither stopped nor begun
-        to train.
-        """
+        """After `_GRACE_S` seconds, end the process if it has not stopped, and does not train."""
         time.sleep(_GRACE_S)
         if self.outlook is None and self._relay is None and self._thread is not None:
             stopped = self._nothing_to_save()
@@ -264,7 +265,7 @@ class StopRequest:
 
     @property
     def agreed(self) -> str | None:
-        """The signal for which all ranks agreed to stop; None if they have not agreed."""
+        """The signal for which all ranks have agreed to stop, or None."""
         return self._agreed
 
 

@@ -7,8 +7,8 @@ prompt ends with a thinking block, the block may be missing, because some turns 
 block is closed, the turn must not begin with its closing tag.
 """
 
+import argparse
 import re
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -96,7 +96,9 @@ def _is_right(before: list[int], run: str, prompts: list[str], tokenizer: ChatTo
 
 
 def main() -> None:
-    files = sorted(Path(sys.argv[1]).glob("*.jinja"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="of .jinja files")
+    files = sorted(parser.parse_args().folder.glob("*.jinja"))
     tokenizers = [tokenizer_of(file) for file in files]
     counts = Counter(
         outcome(row, tokenizer) for tokenizer in tokenizers for row in CONVERSATIONS.values()

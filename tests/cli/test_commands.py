@@ -232,6 +232,7 @@ def test_a_killed_rank_is_named_and_ends_the_run_in_seconds(tmp_path: Path) -> N
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1
     assert b"error: rank 1 was killed by SIGKILL" in stderr
+    assert b"stopping: " not in stderr  # torch's agent ends rank 0 with SIGTERM: nothing is saved
     assert b"hint: `sftctl resume run` continues from the last checkpoint" in stderr
 
 

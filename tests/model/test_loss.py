@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sftctl.data.loading.microbatch import MicroBatch, collate, filler_micro_batch
-from sftctl.model.loss import CHUNK_LOGITS, HeadCheck, LossModule, check_head
+from sftctl.model.loss import CHUNK_LOGITS, HeadCheck, LossModule, TargetFacts, check_head
 from sftctl.model.presets import preset_config
 from sftctl.model.row_attention import own_attention, use_row_attention
 from tests.toys.data import ToyStore
@@ -368,3 +368,14 @@ def test_hits_and_entropies_are_those_of_the_models_own_logits(
     hits = at_targets.argmax(1) == batch.target_ids
     is_target = batch.target_ids >= 0
     assert torch.equal(module.targets.are_hits[is_target], hits[is_target])
+
+
+@pytest.mark.parametrize("vocabulary", [384, 390])  # 390 is not divided into blocks
+def test_of_equal_logits_only_the_first_is_a_hit(vocabulary: int) -> None:
+    logits = torch.zeros(5, vocabulary)
+    logits[2:, [150, 151, 300]] = 1.0
+    logits[4, 380] = 2.0
+    targets = torch.tensor([0, 1, 150, 300, 380])
+    hits = TargetFacts.of(logits, targets, torch.zeros(5)).are_hits
+    assert hits.tolist() == [True, False, True, False, True]
+    assert torch.equal(hits, logits.argmax(1) == targets)

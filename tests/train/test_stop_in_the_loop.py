@@ -11,6 +11,7 @@ import pytest
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
 from sftctl.runs.directory import RunDir
+from sftctl.train.outlook import Outlook
 from sftctl.train.resume import ResumeRequest
 from sftctl.train.run import run_training
 from tests.toys.ranks import run_in_turn
@@ -179,3 +180,18 @@ def test_the_resumed_run_ends_as_the_run_that_no_signal_stopped(
     assert_same_tensors(stored_tensors(run / last), stored_tensors(whole / last))
     model = "final/model.safetensors"
     assert (run / model).read_bytes() == (whole / model).read_bytes()
+
+
+def test_after_a_signal_in_a_validation_no_further_step_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised = []
+
+    class Listening(Outlook):
+        def begin_step(self) -> None:
+            super().begin_step()
+            promised.append(self().partition(" (")[0])
+
+    monkeypatch.setattr("sftctl.train.run.Outlook", Listening)
+    train_until_signal(tmp_path, next(case for case in CASES if case.function == VALIDATE))
+    assert promised == ["step 0 is saved"]

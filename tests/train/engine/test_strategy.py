@@ -150,9 +150,9 @@ def test_fsdp_and_ddp_report_the_same_metrics_on_every_rank(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_learns_alike_under_both(ranks: Ranks, dtype: str) -> None:
     mixed, plain = (ranks[2][0].comparisons[name] for name in (dtype, "plain"))
-    for key in ("loss", "grad_norm"):
+    for key, bound in (("loss", 1e-3), ("grad_norm", 1e-2)):
         assert [line[key] for line in mixed.fsdp.facts] == pytest.approx(
-            [line[key] for line in mixed.ddp.facts], rel=0.01
+            [line[key] for line in mixed.ddp.facts], rel=bound
         )
     assert [line["loss"] for line in mixed.fsdp.facts] != [
         line["loss"] for line in plain.fsdp.facts
