@@ -203,7 +203,7 @@ def _most_probable(logits: torch.Tensor) -> torch.Tensor:
     num_rows, vocabulary = logits.shape
     if vocabulary % _BLOCK:
         return logits.argmax(1)
-    blocks = logits.unflatten(1, (-1, _BLOCK))
+    blocks: torch.Tensor = logits.unflatten(1, (-1, _BLOCK))  # type: ignore[no-untyped-call]
     block = blocks.amax(2).argmax(1)
     inside = blocks[torch.arange(num_rows, device=logits.device), block].argmax(1)
     return block * _BLOCK + inside

@@ -61,9 +61,7 @@ def new_session(
     told = dict.fromkeys((*proposal.warnings, *about_model))  # both may give the same warning
     session = replace(session, warnings=(*told, *session.warnings))
     session = with_questions(session, None)
-    rehearse(session.state, inputs.train, session.shape, world)
-    status.doing("")
-    stop.outlook = _nothing_trained
+    _rehearse(session)
     world.on_main(
         lambda: create_run(
             path, config, inputs.tokenizer, lambda folder: save_architecture(model, folder)
@@ -72,6 +70,14 @@ def new_session(
     with _locked(session.run, world):
         world.on_main(lambda: keep_questions(session))
         yield session
+
+
+def _rehearse(session: Session) -> None:
+    """Try the largest micro-batch. This is the last work that a signal ends without a trace."""
+    rehearse(session.state, session.inputs.train, session.shape, session.world)
+    status.doing("")
+    session.world.on_main(session.stop.check)
+    session.stop.outlook = _nothing_trained
 
 
 def _nothing_trained() -> str:
@@ -95,9 +101,7 @@ def resumed_session(
         keep = session.config.checkpoint.keep + session.config.keep_best
         world.on_main(lambda: require_room(session.run.checkpoints, num_bytes, keep))
         session = with_questions(session, session.run.path)
-        rehearse(session.state, session.inputs.train, session.shape, world)
-        status.doing("")
-        stop.outlook = _nothing_trained
+        _rehearse(session)
         world.on_main(lambda: _take_over(session))
         yield session
 

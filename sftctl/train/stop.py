@@ -161,9 +161,9 @@ class StopRequest:
 
         If another rank has died, torch's agent ends rank 0 with SIGTERM, and no step is saved.
         """
-        if self._stop_file is not None and os.getppid() == self._parent:
-            return False
-        return self._relay is None or not _appears(_shown(self._relay))
+        if self._stop_file is not None:
+            return _soon(lambda: os.getppid() != self._parent)
+        return self._relay is None or not _soon(_shown(self._relay).exists)
 
     def _answer_again(self, number: int, seconds: float) -> None:
         """React to a Ctrl-C `seconds` after the first answer: end the process, or print that the
@@ -274,13 +274,13 @@ def _shown(stop_file: Path) -> Path:
     return stop_file.with_suffix(".shown")
 
 
-def _appears(file: Path) -> bool:
-    """Whether the file appears within a quarter of a second."""
+def _soon(condition: Callable[[], bool]) -> bool:
+    """Whether a condition becomes true within a quarter of a second."""
     for _ in range(5):
-        if file.exists():
+        if condition():
             return True
         time.sleep(_POLL_S / 2)
-    return file.exists()
+    return condition()
 
 
 def _read(path: Path) -> str | None:

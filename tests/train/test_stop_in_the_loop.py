@@ -1,5 +1,7 @@
 """A signal at each place of the loop: what was trained, validated and saved, on 1 and 2 ranks."""
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +12,7 @@ import pytest
 
 from sftctl import jsonio
 from sftctl.checkpoint.directory import list_checkpoints
+from sftctl.errors import Stopped
 from sftctl.runs.directory import RunDir
 from sftctl.train.outlook import Outlook
 from sftctl.train.resume import ResumeRequest
@@ -195,3 +198,22 @@ def test_after_a_signal_in_a_validation_no_further_step_is_promised(
     monkeypatch.setattr("sftctl.train.run.Outlook", Listening)
     train_until_signal(tmp_path, next(case for case in CASES if case.function == VALIDATE))
     assert promised == ["step 0 is saved"]
+
+
+def test_a_signal_while_the_largest_micro_batch_is_tried_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_training(toy_config(tmp_path, "run", **SETTINGS))
+    before = sorted((tmp_path / "run").rglob("*"))
+    monkeypatch.setattr("sftctl.train.opening.rehearse", lambda *_: stop_all())
+    with pytest.raises(Stopped, match="nothing to save, nothing lost"):
+        run_training(toy_config(tmp_path, "new"))
+    assert not (tmp_path / "new").exists()
+    request = ResumeRequest(tmp_path / "run", step=2)  # it would move step 4 away
+    with pytest.raises(Stopped, match="nothing to save, nothing lost"):
+        run_training(RunDir.open(tmp_path / "run").config(), request)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def stop_all() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

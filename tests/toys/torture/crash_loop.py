@@ -66,6 +66,8 @@ def crash_loop(folder: Path, loop: Loop, seed: int) -> Tally:
             aim = _aim(num_ranks, times[num_ranks], draw) if tally.kills < loop.num_kills else None
             before = half_made(_path(config) / "checkpoints")
             finished = _is_finished(config, num_ranks, aim)
+            if not _path(config).exists():  # killed too early: the next session is the first
+                on_ranks = cycle(in_turn)
             if aim is not None and not finished:
                 tally.kills += 1
                 tally.of_one_process += aim.rank is not None
