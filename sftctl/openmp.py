@@ -74,8 +74,8 @@ class Spins:
     def choose(self, waited: float) -> None:
         """Shorten or lengthen the spins.
 
-        `waited` is for how much of the last second the thread that waited most waited for a core: a
-        share from 0 to 1.
+        `waited` is a share of the last second, from 0 to 1. One thread waited for a core that long,
+        and no thread waited longer.
         """
         self._num_free_looks = self._num_free_looks + 1 if waited < _FREE else 0
         if waited > _BUSY and not self.are_short:

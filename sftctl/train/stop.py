@@ -157,9 +157,9 @@ class StopRequest:
             self._answer_again(number, time.monotonic() - self._answered_at)
 
     def _answers_itself(self) -> bool:
-        """Whether the answer is not left to rank 0, or on rank 0 to the thread of the stop file.
-
-        If another rank has died, torch's agent ends rank 0 with SIGTERM, and no step is saved.
+        """Whether this thread prints the answer. The parent leaves it to rank 0, and rank 0 to the
+        thread of the stop file, unless the parent is dead. So the SIGTERM of torch's agent gets no
+        answer: then another rank has died, and nothing is saved.
         """
         if self._stop_file is not None:
             return _soon(lambda: os.getppid() != self._parent)

@@ -132,7 +132,13 @@ def test_a_key_that_did_not_exist_when_the_checkpoint_was_saved_is_not_a_differe
     ("key", "value", "verdict", "effect"),
     [
         ("optim.eps", 0.1, "allow", "other updates from here on"),
-        ("train.dtype", "bfloat16", "allow", "the same examples in every step, numbers"),
+        (
+            "train.dtype",
+            "bfloat16",
+            "allow",
+            "the same examples in every step, numbers rounded differently; float16's loss scale "
+            "starts again",
+        ),
         ("train.strategy", "fsdp", "free", ROUNDED),
         ("train.device", "cpu", "free", ROUNDED),
         ("train.compile", True, "free", ROUNDED),

@@ -205,7 +205,8 @@ def test_a_signal_while_the_largest_micro_batch_is_tried_changes_nothing(
 ) -> None:
     run_training(toy_config(tmp_path, "run", **SETTINGS))
     before = sorted((tmp_path / "run").rglob("*"))
-    monkeypatch.setattr("sftctl.train.opening.rehearse", lambda *_: stop_all())
+    interrupted = "sftctl.train.opening.rehearse"
+    monkeypatch.setattr(interrupted, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="nothing to save, nothing lost"):
         run_training(toy_config(tmp_path, "new"))
     assert not (tmp_path / "new").exists()
@@ -213,7 +214,3 @@ def test_a_signal_while_the_largest_micro_batch_is_tried_changes_nothing(
     with pytest.raises(Stopped, match="nothing to save, nothing lost"):
         run_training(RunDir.open(tmp_path / "run").config(), request)
     assert sorted((tmp_path / "run").rglob("*")) == before
-
-
-def stop_all() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
